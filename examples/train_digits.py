@@ -1,0 +1,402 @@
+"""Trains a small neighborhood attention network to read handwritten digits.
+
+The data are the 1797 scanned 8x8 images that scikit-learn ships. The run takes well under a minute
+on two CPU cores, prints the accuracy on held-out images, saves a checkpoint after every epoch
+(continue with --resume) and draws report.png.
+
+    python examples/train_digits.py
+    python examples/train_digits.py --epochs 40 --resume
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+import jax_na
+from jax_na.models import NAT, NATConfig
+
+HELD_OUT = 360
+
+# The map stays 8x8 in the first stage and is 4x4 in the second. The second block is dilated: its
+# 3x3 window spans 5x5 pixels.
+CONFIG = NATConfig(
+    depths=(2, 2),
+    num_heads=(2, 4),
+    embed_dim=32,
+    kernel_size=3,
+    dilations=((1, 2), (1, 1)),
+    mlp_ratio=2.0,
+    num_classes=10,
+    in_channels=1,
+    tokenizer_strides=(1, 1),
+    drop_path_rate=0.1,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """Images [count, 8, 8, 1] between 0 and 1, labels [count]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def load(cls, limit: int | None) -> tuple[Digits, Digits]:
+        """Training and held-out images; `limit` keeps only the first so many for training."""
+        digits: Any = load_digits()
+        images = (digits.images / 16.0).astype(np.float32)[..., None]
+        labels = digits.target.astype(np.int32)
+        train, held_out, train_labels, held_out_labels = train_test_split(
+            images, labels, test_size=HELD_OUT, random_state=0, stratify=labels
+        )
+        return cls(train[:limit], train_labels[:limit]), cls(held_out, held_out_labels)
+
+    def batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Full batches in an order that depends on seed and epoch alone, so that a run can resume."""
+        order = np.random.default_rng((seed, epoch)).permutation(len(self.labels))
+        for begin in range(0, len(order) - size + 1, size):
+            chosen = order[begin : begin + size]
+            yield self.images[chosen], self.labels[chosen]
+
+
+def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Turns, scales and shifts each image a little: up to 0.2 rad, 15 % and 1 pixel."""
+
+    def one(key, image):
+        angle, height, width, down, right = jax.random.uniform(key, (5,), minval=-1.0)
+        cos, sin = jnp.cos(0.2 * angle), jnp.sin(0.2 * angle)
+        rows, columns = jnp.meshgrid(jnp.arange(8.0) - 3.5, jnp.arange(8.0) - 3.5, indexing="ij")
+        source = [
+            (cos * rows + sin * columns) * (1 + 0.15 * height) + 3.5 + down,
+            (cos * columns - sin * rows) * (1 + 0.15 * width) + 3.5 + right,
+        ]
+        return jax.scipy.ndimage.map_coordinates(image[..., 0], source, order=1)[..., None]
+
+    return jax.vmap(one)(jax.random.split(key, len(images)), images)
+
+
+class Trainer:
+    """The model, its optimiser and the two compiled functions.
+
+    What changes in a run is one pytree, `state`: the step, the parameters, the optimiser's moments,
+    and how many random numbers drop path has drawn. Everything else follows from the arguments.
+    """
+
+    def __init__(self, steps: int, learning_rate: float, seed: int, implementation: str | None):
+        model = NAT(CONFIG, implementation=implementation, rngs=nnx.Rngs(seed))
+        self._graph, params, draws, self._keys = nnx.split(model, nnx.Param, nnx.RngCount, ...)
+        self._seed = seed
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, learning_rate, max(steps // 10, 1), max(steps, 2), 0.01 * learning_rate
+        )
+        self._optimizer = optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.adamw(
+                schedule, weight_decay=0.05, mask=lambda tree: jax.tree.map(_is_matrix, tree)
+            ),
+        )
+        params = nnx.to_pure_dict(params)
+        self.state = {
+            "step": jnp.zeros((), jnp.int32),
+            "params": params,
+            "moments": self._optimizer.init(params),
+            "draws": nnx.to_pure_dict(draws),
+        }
+        self._step = jax.jit(self._step_fn, donate_argnums=0)
+        self._predict = jax.jit(self._predict_fn)
+
+    @property
+    def step(self) -> int:
+        """Number of updates so far."""
+        return int(self.state["step"])
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state["params"]))
+
+    def model(self) -> NAT:
+        """The model as it is now."""
+        return self._merge(self.state["params"], self.state["draws"])
+
+    def train(self, images: np.ndarray, labels: np.ndarray) -> jax.Array:
+        """One update; returns the loss before it, without waiting for it."""
+        self.state, loss = self._step(self.state, images, labels)
+        return loss
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Probability of each class, [count, 10]."""
+        return np.asarray(self._predict(self.state["params"], self.state["draws"], images))
+
+    def _merge(self, params: Any, draws: Any) -> NAT:
+        states = [nnx.State(params), nnx.State(draws)]
+        return nnx.merge(self._graph, *states, self._keys)
+
+    def _step_fn(self, state, images, labels):
+        key = jax.random.fold_in(jax.random.key(self._seed), state["step"])
+        images = augment(key, images)
+
+        def loss_fn(params):
+            model = self._merge(params, state["draws"])
+            logits = model(images, deterministic=False)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), nnx.to_pure_dict(nnx.state(model, nnx.RngCount))
+
+        (loss, draws), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        updates, moments = self._optimizer.update(grads, state["moments"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        step = state["step"] + 1
+        return {"step": step, "params": params, "moments": moments, "draws": draws}, loss
+
+    def _predict_fn(self, params, draws, images):
+        return jax.nn.softmax(self._merge(params, draws)(images, deterministic=True))
+
+
+def _is_matrix(leaf: jax.Array) -> bool:
+    return leaf.ndim > 1
+
+
+class Checkpoints:
+    """The last three states of a run with its curves, in `folder`."""
+
+    def __init__(self, folder: Path):
+        options = ocp.CheckpointManagerOptions(max_to_keep=3, create=True)
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def latest(self) -> int | None:
+        """Step of the newest checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: Any, record: dict[str, Any]) -> None:
+        """Saves in the background."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+        )
+        self._manager.save(int(state["step"]), args=args)
+
+    def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
+        """The newest state, shaped like `like`, and its record."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(jax.tree.map(ocp.tree.to_shape_dtype_struct, like)),
+            record=ocp.args.JsonRestore(),
+        )
+        restored = self._manager.restore(self._manager.latest_step(), args=args)
+        return restored["state"], restored["record"]
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        self._manager.close()
+
+
+INK, ACCENT, SECOND, FAINT = "#22223b", "#d1495b", "#00798c", "#c9c9d4"
+
+
+def draw_curves(axes: Any, losses: Sequence[float], accuracies: Sequence[float]) -> None:
+    """The loss of every step, its running mean, and the held-out accuracy of every epoch."""
+    steps = np.arange(1, len(losses) + 1)
+    width = min(20, len(losses))
+    mean = np.convolve(losses, np.ones(width) / width, "valid")
+    axes.semilogy(steps, losses, color=FAINT, linewidth=0.8)
+    axes.semilogy(steps[width - 1 :], mean, color=ACCENT, linewidth=1.8)
+    axes.set_xlabel("step")
+    axes.set_ylabel("training loss", color=ACCENT)
+    axes.set_xlim(0, len(losses))
+    right = axes.twinx()
+    ends = np.linspace(0, len(losses), len(accuracies) + 1)[1:]
+    right.plot(ends, 100 * np.asarray(accuracies), color=SECOND, marker=".", linewidth=1.2)
+    right.set_ylabel("held-out accuracy, %", color=SECOND)
+    right.set_ylim(min(80.0, 100 * min(accuracies)) - 1, 100.5)
+    for side in (axes, right):
+        side.spines["top"].set_visible(False)
+    axes.set_title(f"{100 * accuracies[-1]:.1f} % of the held-out digits are right")
+
+
+def draw_predictions(figure: Any, digits: Digits, probabilities: np.ndarray) -> None:
+    """Every mistake, up to half of the 24 places, and then other held-out digits."""
+    guesses = probabilities.argmax(-1)
+    wrong = np.flatnonzero(guesses != digits.labels)[:12]
+    right = np.flatnonzero(guesses == digits.labels)[: 24 - len(wrong)]
+    figure.suptitle("held-out digits: prediction (truth, where it differs)", color=INK)
+    grid = figure.subplots(4, 6)
+    for axes, index in zip(grid.flat, [*wrong, *right], strict=True):
+        axes.imshow(digits.images[index, ..., 0], cmap="gray_r", vmin=0, vmax=1)
+        guess, truth = guesses[index], digits.labels[index]
+        text = f"{guess}" if guess == truth else f"{guess} ({truth})"
+        axes.set_title(text, color=SECOND if guess == truth else ACCENT, fontsize=11, pad=3)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_color(FAINT if guess == truth else ACCENT)
+
+
+def window_weights(model: NAT, image: np.ndarray, block: int, query: tuple[int, int]) -> np.ndarray:
+    """Attention weights [8, 8] of one query in one block of the first stage, mean of the heads.
+
+    NaN where the query cannot see.
+    """
+    x = model.tokenize(jnp.asarray(image)[None], deterministic=True)
+    for before in model.stages[0][:block]:
+        x = before(x, deterministic=True)
+    attention = model.stages[0][block].attention
+    queries, keys, _ = attention.project(model.stages[0][block].norm1(x))
+    window = attention.window
+    scores = jax_na.na_qk(
+        queries,
+        keys,
+        window.kernel_size,
+        window.stride,
+        window.dilation,
+        relative_position_bias=attention.relative_position_bias[...],
+    )
+    weights = jax.nn.softmax(scores, axis=-1)[0, *query].mean(0)
+    # Slots are in the order of the visible tokens: row by row.
+    canvas = np.full(image.shape[:2], np.nan)
+    canvas[window.visible(image.shape[:2], query)] = weights
+    return canvas
+
+
+def draw_windows(figure: Any, model: NAT, image: np.ndarray) -> None:
+    """What two queries see in each block of the first stage, over the digit."""
+    figure.suptitle("what a query (framed) sees of the digit, and how much of it", color=INK)
+    grid = figure.subplots(2, 2)
+    for row, query in zip(grid, ((4, 4), (0, 2)), strict=True):
+        for block, axes in enumerate(row):
+            weights = window_weights(model, image, block, query)
+            axes.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1.6)
+            axes.imshow(weights, cmap="YlOrRd", alpha=0.75, vmin=0, vmax=np.nanmax(weights))
+            for y, x in np.argwhere(~np.isnan(weights)):
+                axes.text(x, y, f"{100 * weights[y, x]:.0f}", ha="center", va="center", fontsize=7)
+            y, x = query
+            axes.add_patch(
+                Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=SECOND, linewidth=2.5)
+            )
+            dilation = CONFIG.dilations[0][block] if CONFIG.dilations else 1
+            axes.set_title(f"block {block + 1}: 3x3 keys, dilation {dilation}", fontsize=9, pad=3)
+            axes.set_xticks([])
+            axes.set_yticks([])
+
+
+def draw_report(
+    path: Path,
+    model: NAT,
+    held_out: Digits,
+    probabilities: np.ndarray,
+    record: dict[str, Any],
+) -> None:
+    """One picture of the run."""
+    with matplotlib.rc_context({"font.size": 10, "axes.edgecolor": INK, "text.color": INK}):
+        figure = Figure(figsize=(16, 5), dpi=110, layout="constrained")
+        left, middle, right = figure.subfigures(1, 3, width_ratios=(1.15, 1.1, 0.9), wspace=0.04)
+        draw_curves(left.subplots(), record["losses"], record["accuracies"])
+        draw_predictions(middle, held_out, probabilities)
+        draw_windows(right, model, held_out.images[0])
+        figure.savefig(path)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=30, help="in all, also when resuming [30]")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per step [64]")
+    parser.add_argument("--learning-rate", type=float, default=4e-3, help="peak of adamw [0.004]")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random [0]")
+    parser.add_argument("--limit", type=int, help="train on only so many images")
+    parser.add_argument("--implementation", help="of the attention, such as fused or xla [best]")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/digits"), help="folder [runs/digits]"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from the newest checkpoint of --output; else its checkpoints are replaced",
+    )
+    options = parser.parse_args(argv)
+    if options.epochs < 1:
+        parser.error(f"--epochs should be at least 1, but got {options.epochs}")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> float:
+    """Runs the program; returns the held-out accuracy."""
+    options = parse(argv)
+    train, held_out = Digits.load(options.limit)
+    if not 1 <= options.batch_size <= len(train.labels):
+        raise SystemExit(f"--batch-size should be between 1 and {len(train.labels)}")
+    per_epoch = len(train.labels) // options.batch_size
+    trainer = Trainer(
+        per_epoch * options.epochs, options.learning_rate, options.seed, options.implementation
+    )
+
+    folder = options.output / "checkpoints"
+    if folder.exists() and not options.resume:
+        print(f"starting over: removing {folder}")
+        shutil.rmtree(folder)
+    checkpoints = Checkpoints(folder)
+    setting = {"batch_size": options.batch_size, "limit": options.limit, "seed": options.seed}
+    record: dict[str, Any] = {"setting": setting, "losses": [], "accuracies": []}
+    if options.resume and checkpoints.latest() is not None:
+        trainer.state, record = checkpoints.restore(trainer.state)
+        if record["setting"] != setting:
+            raise SystemExit(f"the run in {folder} has {record['setting']}, not {setting}")
+        print(f"resuming after step {trainer.step}")
+    elif options.resume:
+        print(f"no checkpoint in {folder}: starting at step 0")
+
+    device = jax.devices()[0]
+    print(f"device          {device.device_kind} ({device.platform}), JAX {jax.__version__}")
+    print(f"implementation  {options.implementation or 'the best for this device'}")
+    print(f"model           {trainer.size:,} parameters")
+    print(f"images          {len(train.labels)} to train on, {len(held_out.labels)} held out")
+
+    began = time.perf_counter()
+    first = trainer.step // per_epoch
+    progress = tqdm(
+        total=per_epoch * options.epochs, initial=trainer.step, unit="step", dynamic_ncols=True
+    )
+    with progress:
+        for epoch in range(first, options.epochs):
+            losses = []
+            for images, labels in train.batches(options.batch_size, options.seed, epoch):
+                losses.append(trainer.train(images, labels))
+                progress.update()
+            guesses = trainer.predict(held_out.images).argmax(-1)
+            record["losses"] += [float(loss) for loss in losses]
+            record["accuracies"].append(float(np.mean(guesses == held_out.labels)))
+            checkpoints.save(trainer.state, record)
+            progress.set_postfix(
+                loss=f"{np.mean(record['losses'][-per_epoch:]):.3f}",
+                accuracy=f"{100 * record['accuracies'][-1]:.1f}%",
+            )
+    checkpoints.close()
+
+    probabilities = trainer.predict(held_out.images)
+    accuracy = float(np.mean(probabilities.argmax(-1) == held_out.labels))
+    picture = options.output / "report.png"
+    draw_report(picture, trainer.model(), held_out, probabilities, record)
+    print(f"held-out accuracy {100 * accuracy:.2f} % after {trainer.step} steps")
+    print(f"{time.perf_counter() - began:.1f} s; {picture} and {folder} written")
+    return accuracy
+
+
+if __name__ == "__main__":
+    main()
