@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jax_na import _core
 from jax_na._window import Window
 
 # A slab is put together from ceil(slab / block) shifted views.
@@ -84,18 +85,16 @@ class AxisTiles:
 @functools.lru_cache(maxsize=256)
 def _phase_intervals(window: Window, length: int, axis: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Window of each query as [phases or 1, positions], -1 where there is no token; and the number of phases."""
-    spatial = [1 if w is None else w * d for w, d in zip(window.kernel_size, window.dilation, strict=True)]
-    spatial[axis] = length
-    start, end = window.intervals(spatial, axis)
-    d = window.dilation[axis]
+    w, d = window.kernel_size[axis], window.dilation[axis]
+    start, end = _core.windows(
+        length, w, window.stride[axis], d, window.is_causal[axis], window.boundary[axis]
+    )
     positions = -(-length // d)
     tables = np.full((2, positions * d), -1, np.int64)
     tables[:, :length] = start, end
     tables = tables.reshape(2, positions, d).transpose(0, 2, 1)
     if length % d == 0:
         tables = tables[:, :1]
-    real = np.zeros(positions * d, bool)
-    real[:length] = True
     return tables[0], tables[1], d
 
 

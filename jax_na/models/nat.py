@@ -20,7 +20,7 @@ from flax import nnx
 from jax_na.nnx import NeighborhoodAttention
 
 _EPSILON = 1e-5
-_dense_init = nnx.initializers.truncated_normal(0.02)
+_kernel_init = nnx.initializers.truncated_normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +195,7 @@ class Block(nnx.Module):
         dilation: int,
         drop_path: float,
         *,
+        kernel_init: nnx.Initializer,
         options: dict[str, Any],
         implementation: str | Sequence[str] | None,
         rngs: nnx.Rngs,
@@ -202,7 +203,7 @@ class Block(nnx.Module):
         norm = functools.partial(
             nnx.LayerNorm, width, epsilon=_EPSILON, rngs=rngs, **_norm_options(options)
         )
-        linear = functools.partial(nnx.Linear, kernel_init=_dense_init, rngs=rngs, **options)
+        linear = functools.partial(nnx.Linear, kernel_init=kernel_init, rngs=rngs, **options)
         residual = functools.partial(
             _Residual, width, drop_path, config.layer_scale, options["param_dtype"], rngs
         )
@@ -217,7 +218,7 @@ class Block(nnx.Module):
             rope=config.rope,
             out_dropout_rate=config.dropout_rate,
             clamp_window=config.clamp_window,
-            kernel_init=_dense_init,
+            kernel_init=kernel_init,
             implementation=implementation,
             rngs=rngs,
             **options,
@@ -255,6 +256,8 @@ class NAT(nnx.Module):
       deterministic: disables dropout and drop path. Here, by `train()` and `eval()`, or in the
         call, which takes precedence; one of them must say where there is anything to drop.
       dtype, param_dtype, precision: as in every Flax module.
+      kernel_init: initialiser of the linear layers. The default is that of the original models; a
+        model of few channels learns faster from one that scales with them, like lecun_normal.
       implementation: of the attention; see :func:`jax_na.neighborhood_attention`.
       rngs: random keys: "params" and "dropout".
     """
@@ -267,6 +270,7 @@ class NAT(nnx.Module):
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         precision: Any = None,
+        kernel_init: nnx.Initializer = _kernel_init,
         implementation: str | Sequence[str] | None = None,
         rngs: nnx.Rngs,
     ):
@@ -303,6 +307,7 @@ class NAT(nnx.Module):
                         config.num_heads[stage],
                         1 if config.dilations is None else config.dilations[stage][block],
                         config.drop_path_rate * blocks / last,
+                        kernel_init=kernel_init,
                         options=options,
                         implementation=implementation,
                         rngs=rngs,
@@ -318,7 +323,7 @@ class NAT(nnx.Module):
         self.head: nnx.Linear | None = nnx.data(None)
         if config.num_classes:
             self.head = nnx.Linear(
-                widths[-1], config.num_classes, kernel_init=_dense_init, rngs=rngs, **options
+                widths[-1], config.num_classes, kernel_init=kernel_init, rngs=rngs, **options
             )
 
     def tokenize(self, images: jax.Array, *, deterministic: bool | None = None) -> jax.Array:

@@ -1,0 +1,337 @@
+"""The public functions, and the derivative rule of the fused operation."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from jax_na import _ffi, _xla
+from jax_na._arguments import Arguments, read_arguments, read_precision, window_of
+from jax_na._implementations import candidates, require_fused
+from jax_na._operation import NO_JVP, Call, operation
+from jax_na._window import Boundary
+
+#: Names of the residuals of the backward pass, for ``jax.checkpoint_policies.save_only_these_names``.
+RESIDUAL_NAMES = ("neighborhood_attention_out", "neighborhood_attention_lse")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(call: Call, query, key, value, additional_keys, additional_values, bias, origins):
+    return operation(call, "forward")(query, key, value, additional_keys, additional_values, bias, origins)
+
+
+def _attend_forward(call: Call, *operands):
+    out, lse = operation(call, "forward")(*operands)
+    out, lse = (checkpoint_name(x, name) for x, name in zip((out, lse), RESIDUAL_NAMES, strict=True))
+    return (out, lse), (operands, out, lse)
+
+
+def _attend_backward(call: Call, residuals, cotangents):
+    operands, out, lse = residuals
+    *gradients, dbias = operation(call, "backward")(*operands, out, lse, *cotangents)
+    if operands[5].shape[0] == 1:  # one bias for the whole batch
+        dbias = jnp.sum(dbias, 0, keepdims=True)
+    return (*gradients, dbias, None)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _varying_axes(x: jax.Array) -> frozenset[str]:
+    """The manual axes over which `x` varies inside shard_map; JAX 0.10 gave them a new name."""
+    aval = jax.typeof(x)
+    return frozenset(aval.manual_axis_type.varying if hasattr(aval, "manual_axis_type") else aval.vma)
+
+
+def _vary_alike(arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """Inside shard_map: every array varies over the axes that any of them varies over; the transpose sums."""
+    axes = frozenset[str]().union(*(_varying_axes(x) for x in arrays))
+
+    def vary(x: jax.Array) -> jax.Array:
+        missing = tuple(axes - _varying_axes(x))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return [vary(x) for x in arrays]
+
+
+def _fused(a: Arguments, precision: jax.lax.Precision | None, *, anywhere: bool) -> tuple[jax.Array, jax.Array]:
+    rank, lead = a.window.rank, 3 - a.window.rank
+    padding: tuple[int, ...] = (1,) * lead
+
+    def on_grid(x: jax.Array) -> jax.Array:
+        """[..., *spatial, heads, features] -> [B, z, y, x, heads, features]."""
+        x = x.reshape(math.prod(a.batch), *x.shape[-rank - 2 :]) if len(a.batch) != 1 else x
+        return jnp.expand_dims(x, tuple(range(1, 1 + lead)))
+
+    def tokens(x: jax.Array | None, features: int) -> jax.Array:
+        if x is None:
+            return jnp.zeros((math.prod(a.batch), 0, a.key.shape[-2], features), a.query.dtype)
+        return x.reshape(math.prod(a.batch), *x.shape[-3:]) if len(a.batch) != 1 else x
+
+    heads, bias_dtype = a.query.shape[-2], _ffi.lse_dtype(a.query.dtype)
+    if a.bias is None:
+        bias = jnp.zeros((0, heads, *padding, *(2 * (w or 0) - 1 for w in a.window.kernel_size)), bias_dtype)
+    else:
+        bias = jnp.expand_dims(a.bias.astype(bias_dtype), (0, *range(2, 2 + lead)))
+    geometry = _ffi.Geometry(
+        length=(*padding, *a.spatial),  # pyright: ignore[reportArgumentType]
+        kernel_size=(*padding, *a.window.kernel_size),  # pyright: ignore[reportArgumentType]
+        stride=(*padding, *a.window.stride),  # pyright: ignore[reportArgumentType]
+        dilation=(*padding, *a.window.dilation),  # pyright: ignore[reportArgumentType]
+        is_causal=((False,) * lead + a.window.is_causal),  # pyright: ignore[reportArgumentType]
+        boundary=(("shift",) * lead + a.window.boundary),  # pyright: ignore[reportArgumentType]
+        scale=a.scale,
+    )
+    operands = _vary_alike(
+        [
+            on_grid(a.query),
+            on_grid(a.key),
+            on_grid(a.value),
+            tokens(a.additional_keys, a.query.shape[-1]),
+            tokens(a.additional_values, a.value.shape[-1]),
+            bias,
+        ]
+    )
+    origins = jnp.zeros((2, 3), jnp.int32)
+    try:
+        out, lse = _attend(Call(geometry, precision, anywhere), *operands, origins)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise NotImplementedError(NO_JVP) from None
+
+    def off_grid(x: jax.Array) -> jax.Array:
+        x = jnp.squeeze(x, tuple(range(1, 1 + lead)))
+        return x.reshape(*a.batch, *x.shape[1:]) if len(a.batch) != 1 else x
+
+    return off_grid(out), off_grid(lse)
+
+
+def _pure(a: Arguments, precision: jax.lax.Precision | None) -> tuple[jax.Array, jax.Array]:
+    batch = math.prod(a.batch)
+
+    def flat(x: jax.Array | None) -> jax.Array | None:
+        return x if x is None or len(a.batch) == 1 else x.reshape(batch, *x.shape[len(a.batch) :])
+
+    out, lse = _xla.attention(
+        flat(a.query),
+        flat(a.key),
+        flat(a.value),
+        flat(a.additional_keys),
+        flat(a.additional_values),
+        a.bias,
+        window=a.window,
+        scale=a.scale,
+        precision=precision,
+    )
+    return out.reshape(*a.batch, *out.shape[1:]), lse.reshape(*a.batch, *lse.shape[1:])
+
+
+def _run(a: Arguments, implementation: str | Sequence[str] | None, precision: Any) -> tuple[jax.Array, jax.Array]:
+    precision = read_precision(precision)
+    refusals = []
+    for name in candidates(implementation):
+        try:
+            if name == "xla":
+                return _pure(a, precision)
+            if name == "fused":
+                require_fused()
+            return _fused(a, precision, anywhere=name is None)
+        except NotImplementedError as refusal:
+            refusals.append(str(refusal))
+    raise NotImplementedError("; ".join(refusals))
+
+
+def neighborhood_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    kernel_size: int | Sequence[int | None] | None,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    is_causal: bool | Sequence[bool] = False,
+    scale: float | None = None,
+    additional_keys: Any = None,
+    additional_values: Any = None,
+    *,
+    boundary: Boundary | Sequence[Boundary] = "shift",
+    relative_position_bias: Any = None,
+    implementation: str | Sequence[str] | None = None,
+    precision: Any = None,
+    return_lse: bool = False,
+) -> Any:
+    """Neighborhood attention: every token attends to a box of nearby tokens of a 1-D, 2-D or 3-D grid.
+
+    ``out = softmax(scale * query key^T + bias) value`` over the keys that each query sees. The rank is the length of
+    `kernel_size` (an integer means rank 1); :func:`na1d`, :func:`na2d` and :func:`na3d` fix it.
+
+    Args:
+      query: [..., *spatial, N, D], any number of leading batch axes; float32, float64, bfloat16 or float16.
+      key: [..., *spatial, K, D] of the query's type. N must be a multiple of K; query head n reads key head n // (N // K).
+      value: [..., *spatial, K, Dv] of the query's type.
+      kernel_size: keys per query, one entry per axis; None stands for the whole axis.
+      stride: neighbouring queries that share a window, 1 to `kernel_size`.
+      dilation: gap between neighbouring keys; `kernel_size * dilation` may not exceed the length of the axis.
+      is_causal: hide the keys after the query, per axis.
+      scale: factor of the scores, a number known when tracing; ``D ** -0.5`` if None.
+      additional_keys: [..., S, K, D], tokens visible to every query, in one softmax with the window.
+      additional_values: [..., S, K, Dv].
+      boundary: "shift" (the window moves inside), "clip" (it is cut) or "wrap" (the axis is periodic), per axis.
+      relative_position_bias: [N, 2 * kernel_size - 1 per axis], added to the scores at index key - query + kernel_size
+        - 1, in steps of the dilation.
+      implementation: "fused" (compiled kernels), "xla" (pure JAX: any platform, any derivative), a sequence of names to
+        try in order, or None for the best one of the platform that is compiled for; see :func:`implementations`.
+      precision: of the matrix products of "xla", as in ``jax.numpy.einsum``. The CPU kernels always compute in full
+        float32 (float64 for float64).
+      return_lse: also return the log-sum-exp of the scores.
+
+    Returns:
+      out [..., *spatial, N, Dv] of the query's type; with `return_lse` also lse [..., *spatial, N], natural logarithm, in
+      float32 (float64 for float64). Both are differentiable.
+
+    Raises:
+      ValueError: a wrong argument, before anything is compiled.
+      NotImplementedError: the implementation cannot do it; the message names the one that can.
+
+    Source: Hassani et al., "Neighborhood Attention Transformer" (CVPR 2023) and "Faster Neighborhood Attention" (NeurIPS
+    2024); the exact definition is docs/semantics.md.
+    """
+    window = window_of(None, kernel_size, stride, dilation, is_causal, boundary)
+    arguments = read_arguments(
+        query, key, value, window, scale, additional_keys, additional_values, relative_position_bias
+    )
+    out, lse = _run(arguments, implementation, precision)
+    return (out, lse) if return_lse else out
+
+
+def na1d(
+    query: Any,
+    key: Any,
+    value: Any,
+    kernel_size: int | Sequence[int | None] | None,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    is_causal: bool | Sequence[bool] = False,
+    scale: float | None = None,
+    additional_keys: Any = None,
+    additional_values: Any = None,
+    *,
+    boundary: Boundary | Sequence[Boundary] = "shift",
+    relative_position_bias: Any = None,
+    implementation: str | Sequence[str] | None = None,
+    precision: Any = None,
+    return_lse: bool = False,
+) -> Any:
+    """1-D neighborhood attention over [..., length, heads, head_dim]: see :func:`neighborhood_attention`.
+
+    A scalar `kernel_size` holds for the axis.
+    """
+    window = window_of(1, kernel_size, stride, dilation, is_causal, boundary)
+    return neighborhood_attention(
+        query,
+        key,
+        value,
+        window.kernel_size,
+        window.stride,
+        window.dilation,
+        window.is_causal,
+        scale,
+        additional_keys,
+        additional_values,
+        boundary=window.boundary,
+        relative_position_bias=relative_position_bias,
+        implementation=implementation,
+        precision=precision,
+        return_lse=return_lse,
+    )
+
+
+def na2d(
+    query: Any,
+    key: Any,
+    value: Any,
+    kernel_size: int | Sequence[int | None] | None,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    is_causal: bool | Sequence[bool] = False,
+    scale: float | None = None,
+    additional_keys: Any = None,
+    additional_values: Any = None,
+    *,
+    boundary: Boundary | Sequence[Boundary] = "shift",
+    relative_position_bias: Any = None,
+    implementation: str | Sequence[str] | None = None,
+    precision: Any = None,
+    return_lse: bool = False,
+) -> Any:
+    """2-D neighborhood attention over [..., height, width, heads, head_dim]: see :func:`neighborhood_attention`.
+
+    A scalar `kernel_size` holds for all axes.
+    """
+    window = window_of(2, kernel_size, stride, dilation, is_causal, boundary)
+    return neighborhood_attention(
+        query,
+        key,
+        value,
+        window.kernel_size,
+        window.stride,
+        window.dilation,
+        window.is_causal,
+        scale,
+        additional_keys,
+        additional_values,
+        boundary=window.boundary,
+        relative_position_bias=relative_position_bias,
+        implementation=implementation,
+        precision=precision,
+        return_lse=return_lse,
+    )
+
+
+def na3d(
+    query: Any,
+    key: Any,
+    value: Any,
+    kernel_size: int | Sequence[int | None] | None,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    is_causal: bool | Sequence[bool] = False,
+    scale: float | None = None,
+    additional_keys: Any = None,
+    additional_values: Any = None,
+    *,
+    boundary: Boundary | Sequence[Boundary] = "shift",
+    relative_position_bias: Any = None,
+    implementation: str | Sequence[str] | None = None,
+    precision: Any = None,
+    return_lse: bool = False,
+) -> Any:
+    """3-D neighborhood attention over [..., depth, height, width, heads, head_dim]: see :func:`neighborhood_attention`.
+
+    A scalar `kernel_size` holds for all axes.
+    """
+    window = window_of(3, kernel_size, stride, dilation, is_causal, boundary)
+    return neighborhood_attention(
+        query,
+        key,
+        value,
+        window.kernel_size,
+        window.stride,
+        window.dilation,
+        window.is_causal,
+        scale,
+        additional_keys,
+        additional_values,
+        boundary=window.boundary,
+        relative_position_bias=relative_position_bias,
+        implementation=implementation,
+        precision=precision,
+        return_lse=return_lse,
+    )
+

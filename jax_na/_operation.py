@@ -1,0 +1,143 @@
+"""The fused operation on its canonical operands, for every transformation but differentiation.
+
+    custom_jvp (an error) ( custom_vmap ( custom_partitioning ( per platform: custom call | pure JAX ) ) )
+
+Canonical operands: query [B, z, y, x, N, D], key [B, z, y, x, K, D], value [B, z, y, x, K, Dv], additional_keys
+[B, S, K, D], additional_values [B, S, K, Dv], bias [0 | 1 | B, N, 2w-1 per axis], origins int32 [2, 3].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_na import _ffi, _xla
+from jax_na._sharding import partitioned
+from jax_na._window import Window
+
+_BIAS, _ORIGINS = 5, 6  # positions among the operands
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What identifies an operation: the geometry, and how it may be computed."""
+
+    geometry: _ffi.Geometry
+    precision: jax.lax.Precision | None
+    # Whether platforms without compiled kernels run pure JAX (implementation=None) or are refused ("fused").
+    anywhere: bool
+
+
+def _window(geometry: _ffi.Geometry) -> Window:
+    return Window(geometry.kernel_size, geometry.stride, geometry.dilation, geometry.is_causal, geometry.boundary)
+
+
+def _xla_forward(call: Call, query, key, value, additional_keys, additional_values, bias, origins):
+    del origins  # only whole axes come here
+    geometry = call.geometry
+    attend = functools.partial(
+        _xla.attention, window=_window(geometry), scale=geometry.scale, precision=call.precision
+    )
+    more = (additional_keys, additional_values) if additional_keys.shape[1] else (None, None)
+    if bias.shape[0] <= 1:
+        return attend(query, key, value, *more, bias[0] if bias.shape[0] else None)
+    entries = (query, key, value, additional_keys, additional_values)
+    out, lse = jax.vmap(lambda bias, *entry: attend(*(x[None] for x in entry), bias))(bias, *entries)
+    return out[:, 0], lse[:, 0]
+
+
+def _xla_backward(call: Call, query, key, value, additional_keys, additional_values, bias, origins, out, lse, dout, dlse):
+    del out, lse
+    # One bias per batch entry, since the gradient is wanted unsummed.
+    each = jnp.broadcast_to(bias, (query.shape[0], *bias.shape[1:])) if bias.shape[0] else bias
+    operands = (query, key, value, additional_keys, additional_values, each)
+    _, transpose = jax.vjp(lambda *operands: _xla_forward(call, *operands, origins), *operands)
+    return transpose((dout, dlse))
+
+
+def _per_platform(call: Call, fused: Callable[..., Any], fallback: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = functools.partial(fused, call.geometry)
+    if not call.anywhere:
+        return lambda *operands: jax.lax.platform_dependent(*operands, cpu=compiled)
+    default = functools.partial(fallback, call)
+    return lambda *operands: jax.lax.platform_dependent(*operands, cpu=compiled, default=default)
+
+
+def _shape(operands: tuple[jax.Array, ...]) -> tuple[int, int, int]:
+    heads, kv_heads = operands[0].shape[-2], operands[1].shape[-2]
+    return heads // kv_heads, operands[_BIAS].shape[0], kv_heads
+
+
+@functools.lru_cache(maxsize=4096)
+def _local(call: Call, kind: str, group: int, bias_batch: int, kv_heads: int) -> Callable[..., Any]:
+    functions = {"forward": (_ffi.forward, _xla_forward), "backward": (_ffi.backward, _xla_backward)}
+    return partitioned(_per_platform(call, *functions[kind]), kind, group, bias_batch, kv_heads)
+
+
+def _fold(axis_size: int, in_batched: list[bool], operands: tuple[jax.Array, ...]) -> list[jax.Array]:
+    """Moves the mapped axis of every operand into its batch, in front of what is there."""
+    batch = operands[0].shape[1 if in_batched[0] else 0]
+    folded = []
+    for i, (operand, batched) in enumerate(zip(operands, in_batched, strict=True)):
+        if i == _ORIGINS:
+            if batched:
+                raise NotImplementedError("jax_na: origins cannot be mapped by vmap; they belong to a device")
+            folded.append(operand)
+            continue
+        own = operand.shape[1 if batched else 0]
+        if i == _BIAS and own == 0:
+            folded.append(operand[0] if batched else operand)
+            continue
+        if i == _BIAS and own == 1 and not batched:
+            folded.append(operand)  # one bias for all stays one
+            continue
+        if not batched:
+            operand = jnp.broadcast_to(operand, (axis_size, *operand.shape))
+        if own != batch:
+            operand = jnp.broadcast_to(operand, (axis_size, batch, *operand.shape[2:]))
+        folded.append(operand.reshape(axis_size * batch, *operand.shape[2:]))
+    return folded
+
+
+@functools.lru_cache(maxsize=4096)
+def operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
+    """The "forward" (7 operands to out, lse) or "backward" (11 operands to 6 gradients) operation, jitted."""
+
+    @jax.custom_batching.custom_vmap
+    def mapped(*operands):
+        return tuple(_local(call, kind, *_shape(operands))(*operands))
+
+    @mapped.def_vmap
+    def _(axis_size, in_batched, *operands):  # pyright: ignore[reportUnusedFunction]
+        flat = _fold(axis_size, list(in_batched), operands)
+        batch = flat[0].shape[0] // axis_size
+
+        def unfold(result):
+            if result.shape[0] == 0 and batch * axis_size:  # the gradient of a bias that is not there
+                return jnp.broadcast_to(result, (axis_size, *result.shape))
+            return result.reshape(axis_size, batch, *result.shape[1:])
+
+        results = tuple(unfold(result) for result in mapped(*flat))
+        return results, (True,) * len(results)
+
+    @jax.custom_jvp
+    def guarded(*operands):
+        return mapped(*operands)
+
+    @guarded.defjvp
+    def _(primals, tangents):  # pyright: ignore[reportUnusedFunction]
+        del primals, tangents
+        raise NotImplementedError(NO_JVP)
+
+    return jax.jit(guarded)
+
+
+NO_JVP = (
+    "jax_na: implementation='fused' supports first derivatives in reverse mode only; for jvp, jacfwd, hessian and "
+    "gradients of gradients pass implementation='xla'"
+)

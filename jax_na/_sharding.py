@@ -1,0 +1,106 @@
+"""How the custom calls run on shards: batch and heads are independent, every other dimension must be whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+# Dimensions of the operands, by name: b batch, n kv heads, g query heads of a kv head, all others whole.
+_QUERY, _LSE = ("b", "z", "y", "x", "ng", "d"), ("b", "z", "y", "x", "ng")
+_KEY, _ADDITIONAL = ("b", "z", "y", "x", "n", "d"), ("b", "s", "n", "d")
+_BIAS_EACH, _BIAS_SHARED, _ORIGINS = ("b", "ng", "z", "y", "x"), ("1", "ng", "z", "y", "x"), ("o", "a")
+
+
+def layouts(kind: str, bias_batch: int) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
+    """The named dimensions of the operands and results of the "forward" or "backward" call."""
+    bias = _BIAS_EACH if bias_batch > 1 else _BIAS_SHARED
+    inputs = (_QUERY, _KEY, _KEY, _ADDITIONAL, _ADDITIONAL, bias, _ORIGINS)
+    if kind == "forward":
+        return inputs, (_QUERY, _LSE)
+    dbias = _BIAS_EACH if bias_batch else _BIAS_SHARED
+    return (*inputs, _QUERY, _LSE, _QUERY, _LSE), (_QUERY, _KEY, _KEY, _ADDITIONAL, _ADDITIONAL, dbias)
+
+
+def _rule(
+    operands: tuple[tuple[str, ...], ...], results: tuple[tuple[str, ...], ...], group: int
+) -> tuple[str, dict[str, int], tuple[str, ...]]:
+    """The Shardy rule as text, the sizes it needs, and the factors that must be replicated."""
+    whole: list[str] = []
+
+    def factor(tensor: int, axis: int, name: str) -> str:
+        if name == "b" or name == "n":
+            return name
+        if name == "ng":
+            return "(n g)" if group > 1 else "n"
+        whole.append(f"w{tensor}_{axis}")  # a factor of its own: nothing is propagated along it
+        return whole[-1]
+
+    sides = []
+    start = 0
+    for tensors in (operands, results):
+        texts = []
+        for i, dims in enumerate(tensors):
+            texts.append(" ".join(factor(start + i, axis, name) for axis, name in enumerate(dims)))
+        sides.append(", ".join(texts))
+        start += len(tensors)
+    sizes = {"g": group} if group > 1 else {}
+    return " -> ".join(sides), sizes, (*whole, *sizes)
+
+
+def partitioned(
+    function: Callable[..., tuple[jax.Array, ...]], kind: str, group: int, bias_batch: int, kv_heads: int
+) -> Callable[..., tuple[jax.Array, ...]]:
+    """`function` with a partitioning rule: shards of batch and of whole groups of heads run by themselves.
+
+    Args:
+      function: the call on local shapes.
+      kind: "forward" or "backward".
+      group: query heads of a key head.
+      bias_batch: batch of the bias operand: 0, 1, or that of the query.
+      kv_heads: key heads; shards that do not divide them evenly are gathered.
+    """
+    operands, results = layouts(kind, bias_batch)
+
+    def shardings(mesh: Any, query_spec: P) -> tuple[list[NamedSharding], list[NamedSharding]]:
+        spec = tuple(query_spec) + (None,) * (len(_QUERY) - len(query_spec))
+        batch, heads = spec[0], spec[4]
+        names = heads if isinstance(heads, tuple) else (heads,) if heads is not None else ()
+        shards = 1
+        for name in names:
+            shards *= mesh.shape[name]
+        if kv_heads % shards:
+            heads = None
+        axes = {"b": batch, "n": heads, "ng": heads}
+
+        def of(tensors: tuple[tuple[str, ...], ...]) -> list[NamedSharding]:
+            return [NamedSharding(mesh, P(*(axes.get(name) for name in dims))) for dims in tensors]
+
+        return of(operands), of(results)
+
+    def partition(mesh: Any, arg_shapes: Any, result_shape: Any):
+        del result_shape
+        # All operands follow the query: the cotangent of a sum, say, arrives replicated.
+        operand_shardings, result_shardings = shardings(mesh, arg_shapes[0].sharding.spec)
+        return mesh, function, tuple(result_shardings), tuple(operand_shardings)
+
+    def infer(mesh: Any, arg_shapes: Any, result_shape: Any):
+        del result_shape
+        return tuple(shardings(mesh, arg_shapes[0].sharding.spec)[1])
+
+    text, sizes, replicated = _rule(operands, results, group)
+    wrapped = custom_partitioning(function)
+    wrapped.def_partition(
+        partition=partition,
+        infer_sharding_from_operands=infer,
+        sharding_rule=text,
+        need_replication_factors=replicated,
+        **sizes,
+    )
+    return wrapped
+
+
