@@ -86,30 +86,38 @@ def lse_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
-def forward(geometry: Geometry, query, key, value, additional_keys, additional_values, bias, origins):
-    """out [B, z, y, x, N, Dv] and lse [B, z, y, x, N] by the CPU custom call.
-
-    query [B, z, y, x, N, D], key [.., K, D], value [.., K, Dv], additional_keys [B, S, K, D], additional_values
-    [B, S, K, Dv] (S = 0: none), bias [0 | 1 | B, N, 2w-1 per axis], origins int32 [2, 3].
-    """
-    results = (
+def forward_results(query, key, value, *others):
+    """The types of out and lse."""
+    del key, others
+    return (
         result_like(query, (*query.shape[:-1], value.shape[-1]), query.dtype),
         result_like(query, query.shape[:-1], lse_dtype(query.dtype)),
     )
-    call = jax.ffi.ffi_call(FORWARD, results)
-    return call(query, key, value, additional_keys, additional_values, bias, origins, **geometry.attributes())
 
 
-def backward(
-    geometry: Geometry, query, key, value, additional_keys, additional_values, bias, origins, out, lse, dout, dlse
-):
-    """The gradients of the first six operands by the CPU custom call; that of bias is [B, N, 2w-1 per axis], unsummed."""
+def backward_results(query, key, value, additional_keys, additional_values, bias, *others):
+    """The types of the six gradients."""
+    del others
     bias_batch = query.shape[0] if bias.shape[0] else 0
-    results = (
-        *(result_like(x, x.shape, x.dtype) for x in (query, key, value, additional_keys, additional_values)),
+    inputs = (query, key, value, additional_keys, additional_values)
+    return (
+        *(result_like(x, x.shape, x.dtype) for x in inputs),
         result_like(bias, (bias_batch, *bias.shape[1:]), bias.dtype),
     )
-    call = jax.ffi.ffi_call(BACKWARD, results)
-    return call(
-        query, key, value, additional_keys, additional_values, bias, origins, out, lse, dout, dlse, **geometry.attributes()
-    )
+
+
+def forward(geometry: Geometry, *operands: jax.Array):
+    """out [B, z, y, x, N, Dv] and lse [B, z, y, x, N] by the CPU custom call.
+
+    Operands: query [B, z, y, x, N, D], key [.., K, D], value [.., K, Dv], additional_keys [B, S, K, D],
+    additional_values [B, S, K, Dv] (S = 0: none), bias [0 | 1 | B, N, 2w-1 per axis], origins int32 [2, 3].
+    """
+    return jax.ffi.ffi_call(FORWARD, forward_results(*operands))(*operands, **geometry.attributes())
+
+
+def backward(geometry: Geometry, *operands: jax.Array):
+    """The gradients of the first six operands by the CPU custom call; that of bias is [B, N, 2w-1 per axis], unsummed.
+
+    Operands: those of :func:`forward`, then out, lse and their cotangents.
+    """
+    return jax.ffi.ffi_call(BACKWARD, backward_results(*operands))(*operands, **geometry.attributes())

@@ -46,6 +46,18 @@ def bias_shape(window: Window, num_heads: int) -> tuple[int, ...]:
     return (num_heads, *(2 * size - 1 for size in window.kernel_size if size is not None))
 
 
+def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """Each head of x [..., head_dim] divided by its root mean square, times scale [head_dim].
+
+    In float32, or float64 for a float64 input; the result has the dtype of `x`.
+
+    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean + 1e-6) * scale.astype(wide.dtype)).astype(x.dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rotary:
     """Axial rotary position embedding: every spatial axis rotates channels of its own.

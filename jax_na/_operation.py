@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_na import _ffi, _xla
-from jax_na._sharding import partitioned
+from jax_na._sharding import partitioned, without_explicit_axes
 from jax_na._window import Window
 
 _BIAS, _ORIGINS = 5, 6  # positions among the operands
@@ -60,11 +60,31 @@ def _xla_backward(call: Call, query, key, value, additional_keys, additional_val
     return transpose((dout, dlse))
 
 
-def _per_platform(call: Call, fused: Callable[..., Any], fallback: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = functools.partial(fused, call.geometry)
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """One of the two custom calls, its stand-in where there is none, and the types of its results."""
+
+    compiled: Callable[..., Any]
+    pure: Callable[..., Any]
+    results: Callable[..., Any]
+
+
+_KINDS = {
+    "forward": _Kind(_ffi.forward, _xla_forward, _ffi.forward_results),
+    "backward": _Kind(_ffi.backward, _xla_backward, _ffi.backward_results),
+}
+
+
+def _per_platform(call: Call, kind: _Kind) -> Callable[..., Any]:
+    compiled = functools.partial(kind.compiled, call.geometry)
     if not call.anywhere:
         return lambda *operands: jax.lax.platform_dependent(*operands, cpu=compiled)
-    default = functools.partial(fallback, call)
+    # Jitted, since custom_partitioning takes no function that closes over constants (its tables): a jit keeps them inside.
+    pure = jax.jit(functools.partial(kind.pure, call))
+
+    def default(*operands):
+        return without_explicit_axes(pure, kind.results(*operands), operands)
+
     return lambda *operands: jax.lax.platform_dependent(*operands, cpu=compiled, default=default)
 
 
@@ -75,8 +95,7 @@ def _shape(operands: tuple[jax.Array, ...]) -> tuple[int, int, int]:
 
 @functools.lru_cache(maxsize=4096)
 def _local(call: Call, kind: str, group: int, bias_batch: int, kv_heads: int) -> Callable[..., Any]:
-    functions = {"forward": (_ffi.forward, _xla_forward), "backward": (_ffi.backward, _xla_backward)}
-    return partitioned(_per_platform(call, *functions[kind]), kind, group, bias_batch, kv_heads)
+    return partitioned(_per_platform(call, _KINDS[kind]), kind, group, bias_batch, kv_heads)
 
 
 def _fold(axis_size: int, in_batched: list[bool], operands: tuple[jax.Array, ...]) -> list[jax.Array]:

@@ -27,15 +27,17 @@ def layouts(kind: str, bias_batch: int) -> tuple[tuple[tuple[str, ...], ...], tu
 
 
 def _rule(
-    operands: tuple[tuple[str, ...], ...], results: tuple[tuple[str, ...], ...], group: int
-) -> tuple[str, dict[str, int], tuple[str, ...]]:
-    """The Shardy rule as text, the sizes it needs, and the factors that must be replicated."""
-    whole: list[str] = []
+    operands: tuple[tuple[str, ...], ...], results: tuple[tuple[str, ...], ...], group: int, whole_heads: bool
+) -> tuple[str, dict[str, Any]]:
+    """The Shardy rule as text, and its keyword arguments: sizes, and the factors that must be replicated."""
+    whole: list[str] = []  # in order of appearance, as Shardy wants them
 
     def factor(tensor: int, axis: int, name: str) -> str:
-        if name == "b" or name == "n":
+        if name == "b" or (name == "n" and not whole_heads):
             return name
-        if name == "ng":
+        if name == "ng" and not whole_heads:
+            if group > 1 and "g" not in whole:
+                whole.append("g")
             return "(n g)" if group > 1 else "n"
         whole.append(f"w{tensor}_{axis}")  # a factor of its own: nothing is propagated along it
         return whole[-1]
@@ -48,8 +50,23 @@ def _rule(
             texts.append(" ".join(factor(start + i, axis, name) for axis, name in enumerate(dims)))
         sides.append(", ".join(texts))
         start += len(tensors)
-    sizes = {"g": group} if group > 1 else {}
-    return " -> ".join(sides), sizes, (*whole, *sizes)
+    sizes = {"g": group} if "g" in whole else {}
+    return " -> ".join(sides), {"need_replication_factors": tuple(whole), **sizes}
+
+
+def without_explicit_axes(
+    function: Callable[..., Any], results: Any, operands: tuple[jax.Array, ...]
+) -> Any:
+    """Calls `function` with explicit mesh axes made automatic, so that it need not say how its inner steps are laid out.
+
+    `results` are the types of the results, whose shardings hold outside.
+    """
+    mesh = jax.typeof(operands[0]).sharding.mesh
+    axes = tuple(mesh.explicit_axes)
+    if not axes:
+        return function(*operands)
+    out_sharding = jax.tree.map(lambda result: result.sharding, results)
+    return jax.sharding.auto_axes(function, axes=axes, out_sharding=out_sharding)(*operands)
 
 
 def partitioned(
@@ -92,15 +109,15 @@ def partitioned(
         del result_shape
         return tuple(shardings(mesh, arg_shapes[0].sharding.spec)[1])
 
-    text, sizes, replicated = _rule(operands, results, group)
+    def rule(mesh: Any, operand_types: Any, result_types: Any) -> tuple[str, dict[str, Any]]:
+        del operand_types, result_types
+        # Where no axis of the mesh divides the key heads (multi-query attention), no shard has a head of its own.
+        axes = [size for size in mesh.shape.values() if size > 1] if mesh is not None else []
+        whole_heads = group > 1 and bool(axes) and all(kv_heads % size for size in axes)
+        return _rule(operands, results, group, whole_heads)
+
     wrapped = custom_partitioning(function)
-    wrapped.def_partition(
-        partition=partition,
-        infer_sharding_from_operands=infer,
-        sharding_rule=text,
-        need_replication_factors=replicated,
-        **sizes,
-    )
+    wrapped.def_partition(partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule)
     return wrapped
 
 

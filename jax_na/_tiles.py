@@ -53,9 +53,13 @@ class AxisTiles:
     slab: int
     shift: int
     starts: np.ndarray  # [blocks] first position of each slab, counted from the first repeated one
-    begin: np.ndarray  # [phases or 1, blocks, block] first visible key of each query, counted from the slab's start
+    begin: (
+        np.ndarray
+    )  # [phases or 1, blocks, block] first visible key of each query, counted from the slab's start
     end: np.ndarray  # likewise, one past the last
-    bias_start: np.ndarray  # [blocks] index in the bias of key 0 of the slab as seen by query 0 of the block
+    bias_start: (
+        np.ndarray
+    )  # [blocks] index in the bias of key 0 of the slab as seen by query 0 of the block
 
     @property
     def padded(self) -> int:
@@ -200,7 +204,9 @@ def choose_tiles(
     return chosen
 
 
-def chunk_sizes(levels: Sequence[int], pad: Sequence[bool], tile_bytes: int, budget: int) -> list[int]:
+def chunk_sizes(
+    levels: Sequence[int], pad: Sequence[bool], tile_bytes: int, budget: int
+) -> list[int]:
     """How many entries of each level to process at a time: inner levels whole, then a part of one, then one by one.
 
     The chunks of a level divide it evenly; where `pad` says that a level may be extended, its last chunk may be short.

@@ -31,7 +31,9 @@ class _Chunk:
     """What some tiles need. Arrays have the axes [K, B, P, tiles of each axis...] in front, as far as they vary there."""
 
     query: jax.Array  # [K, B, P, *blocks, group * block tokens, D]
-    key: jax.Array  # [K, B, P, *blocks of cut axes, *slabs of cut axes, *positions of the others, D]
+    key: (
+        jax.Array
+    )  # [K, B, P, *blocks of cut axes, *slabs of cut axes, *positions of the others, D]
     value: jax.Array  # likewise, Dv
     more_key: jax.Array | None  # [K, B, S, D]
     more_value: jax.Array | None  # [K, B, S, Dv]
@@ -267,8 +269,11 @@ def _walk(
             **{
                 field.name: None
                 if getattr(chunk, field.name) is None
-                else jax.tree.map(lambda a: -1 if a is None else a, where.get(field.name, -1),
-                                  is_leaf=lambda a: a is None)
+                else jax.tree.map(
+                    lambda a: -1 if a is None else a,
+                    where.get(field.name, -1),
+                    is_leaf=lambda a: a is None,
+                )
                 for field in dataclasses.fields(_Chunk)
             }
         )
@@ -327,7 +332,8 @@ def _bias_of_tiles(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> jax.Array:
         x = jnp.pad(x, pad)
         if np.all(first == first[0]):
             lines = jnp.expand_dims(
-                lax.slice_in_dim(x, int(first[0]) + front, int(first[0]) + front + length, axis=at), at
+                lax.slice_in_dim(x, int(first[0]) + front, int(first[0]) + front + length, axis=at),
+                at,
             )
         else:
             begin = chunk.bias_start[axis] - (t.block - 1) + front

@@ -18,6 +18,7 @@ from jax_na._layers import (
     check_input,
     head_sizes,
     neighborhood_attention_fn,
+    rms_norm,
 )
 from jax_na._window import Boundary, Window
 
@@ -30,7 +31,7 @@ class NeighborhoodAttention(nn.Module):
     Maps x [..., *spatial, C] to [..., *spatial, out_features]. The attributes are the arguments of
     :class:`jax_na.nnx.NeighborhoodAttention`, which documents them; the number of input channels is
     that of x. Parameters have the same names and shapes, so that they can be carried over:
-    query, key, value and out (kernel, bias), query_norm and key_norm (scale), and
+    query, key, value and out (kernel, bias), query_norm_scale, key_norm_scale and
     relative_position_bias. Sharding metadata comes from the initialisers (nn.with_partitioning).
 
         layer = NeighborhoodAttention(num_heads=4, kernel_size=(7, 7))
@@ -111,8 +112,10 @@ class NeighborhoodAttention(nn.Module):
         key = project((kv_heads, head_dim), name="key")(x)
         value = project((kv_heads, head_dim), name="value")(x)
         if self.normalize_qk:
-            norm = functools.partial(nn.RMSNorm, dtype=self.dtype, param_dtype=self.param_dtype)
-            query, key = norm(name="query_norm")(query), norm(name="key_norm")(key)
+            ones, shape = nn.initializers.ones_init(), (head_dim,)
+            query_scale = self.param("query_norm_scale", ones, shape, self.param_dtype)
+            key_scale = self.param("key_norm_scale", ones, shape, self.param_dtype)
+            query, key = rms_norm(query, query_scale), rms_norm(key, key_scale)
         query, key = neighborhood.rotate(query, key)
 
         bias = None

@@ -18,6 +18,7 @@ from jax_na._layers import (
     check_input,
     head_sizes,
     neighborhood_attention_fn,
+    rms_norm,
 )
 from jax_na._window import Boundary, Window
 
@@ -181,14 +182,12 @@ class NeighborhoodAttention(nnx.Module):
             bias_metadata=out_bias_metadata,
         )
 
-        norm = functools.partial(
-            nnx.RMSNorm, self.head_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-        )
-        self.query_norm: nnx.RMSNorm | None = nnx.data(None)
-        self.key_norm: nnx.RMSNorm | None = nnx.data(None)
+        self.query_norm_scale: nnx.Param[jax.Array] | None = nnx.data(None)
+        self.key_norm_scale: nnx.Param[jax.Array] | None = nnx.data(None)
         if normalize_qk:
-            self.query_norm = norm(scale_metadata=query_norm_scale_metadata)
-            self.key_norm = norm(scale_metadata=key_norm_scale_metadata)
+            ones = jnp.ones((self.head_dim,), param_dtype)
+            self.query_norm_scale = nnx.Param(ones, **query_norm_scale_metadata)
+            self.key_norm_scale = nnx.Param(ones, **key_norm_scale_metadata)
 
         self.relative_position_bias: nnx.Param[jax.Array] | None = nnx.data(None)
         if use_relative_position_bias:
@@ -216,8 +215,9 @@ class NeighborhoodAttention(nnx.Module):
         query = self.query(x, out_sharding=qkv_sharding)
         key = self.key(x, out_sharding=qkv_sharding)
         value = self.value(x, out_sharding=qkv_sharding)
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
+        if self.query_norm_scale is not None and self.key_norm_scale is not None:
+            query = rms_norm(query, self.query_norm_scale[...])
+            key = rms_norm(key, self.key_norm_scale[...])
         return *self.neighborhood.rotate(query, key), value
 
     def __call__(
