@@ -30,12 +30,14 @@ Boundary boundary_of(const std::string& name) {
   if (name == "shift") return Boundary::kShift;
   if (name == "clip") return Boundary::kClip;
   if (name == "wrap") return Boundary::kWrap;
-  throw std::invalid_argument("boundary should be one of 'shift', 'clip', 'wrap', but got '" + name + "'");
+  throw std::invalid_argument("boundary should be one of 'shift', 'clip', 'wrap', but got '" +
+                              name + "'");
 }
 
-Axis axis_of(int length, int window, int stride, int dilation, bool causal, const std::string& boundary) {
-  if (length < 1 || dilation < 1 || dilation > length || window < 1 || window > length / dilation || stride < 1 ||
-      stride > window)
+Axis axis_of(int length, int window, int stride, int dilation, bool causal,
+             const std::string& boundary) {
+  if (length < 1 || dilation < 1 || dilation > length || window < 1 || window > length / dilation ||
+      stride < 1 || stride > window)
     throw std::invalid_argument("length, kernel_size, stride and dilation do not fit each other");
   Axis axis;
   axis.length = axis.query_count = axis.key_count = length;
@@ -45,7 +47,8 @@ Axis axis_of(int length, int window, int stride, int dilation, bool causal, cons
   axis.causal = causal;
   axis.boundary = boundary_of(boundary);
   if (axis.boundary == Boundary::kWrap && (causal || length % dilation != 0))
-    throw std::invalid_argument("an axis that wraps cannot be causal, and its dilation should divide its length");
+    throw std::invalid_argument(
+        "an axis that wraps cannot be causal, and its dilation should divide its length");
   return axis;
 }
 
@@ -61,12 +64,13 @@ Bounds intervals(const Axis& axis, Find find) {
   return bounds;
 }
 
-jax_na::Plan plan_of(const std::string& pass, int64_t batch, int heads, int kv_heads, int head_dim, int value_dim,
-                     int additional, const Triple& length, const Triple& window, const Triple& stride,
-                     const Triple& dilation, const std::array<bool, jax_na::kMaxRank>& causal,
+jax_na::Plan plan_of(const std::string& pass, int64_t batch, int heads, int kv_heads, int head_dim,
+                     int value_dim, int additional, const Triple& length, const Triple& window,
+                     const Triple& stride, const Triple& dilation,
+                     const std::array<bool, jax_na::kMaxRank>& causal,
                      const std::array<std::string, jax_na::kMaxRank>& boundary, int bytes) {
-  if (batch < 1 || kv_heads < 1 || heads < kv_heads || head_dim < 1 || value_dim < 1 || additional < 0 ||
-      (bytes != 4 && bytes != 8))
+  if (batch < 1 || kv_heads < 1 || heads < kv_heads || head_dim < 1 || value_dim < 1 ||
+      additional < 0 || (bytes != 4 && bytes != 8))
     throw std::invalid_argument("the sizes of the problem should be positive");
   jax_na::Problem problem;
   problem.batch = batch;
@@ -78,10 +82,13 @@ jax_na::Plan plan_of(const std::string& pass, int64_t batch, int heads, int kv_h
   for (int a = 0; a < jax_na::kMaxRank; ++a)
     problem.axes[a] = axis_of(length[a], window[a], stride[a], dilation[a], causal[a], boundary[a]);
   jax_na::Pass which = jax_na::Pass::kForward;
-  if (pass == "query_gradient") which = jax_na::Pass::kQueryGradient;
-  else if (pass == "key_gradient") which = jax_na::Pass::kKeyGradient;
+  if (pass == "query_gradient")
+    which = jax_na::Pass::kQueryGradient;
+  else if (pass == "key_gradient")
+    which = jax_na::Pass::kKeyGradient;
   else if (pass != "forward")
-    throw std::invalid_argument("pass should be 'forward', 'query_gradient' or 'key_gradient', but got '" + pass + "'");
+    throw std::invalid_argument(
+        "pass should be 'forward', 'query_gradient' or 'key_gradient', but got '" + pass + "'");
   return jax_na::make_cpu_plan(problem, which, jax_na::kernels().vector_bytes / bytes, bytes);
 }
 
@@ -89,7 +96,8 @@ std::vector<std::vector<Triple>> spans_of(const jax_na::Plan& plan) {
   std::vector<std::vector<Triple>> all;
   for (const auto& spans : plan.spans) {
     all.emplace_back();
-    for (const jax_na::Span& span : spans) all.back().push_back({span.group, span.begin, span.count});
+    for (const jax_na::Span& span : spans)
+      all.back().push_back({span.group, span.begin, span.count});
   }
   return all;
 }
@@ -112,37 +120,45 @@ NB_MODULE(_core, m) {
 
   m.def(
       "windows",
-      [](int length, int kernel_size, int stride, int dilation, bool is_causal, const std::string& boundary) {
+      [](int length, int kernel_size, int stride, int dilation, bool is_causal,
+         const std::string& boundary) {
         return intervals(axis_of(length, kernel_size, stride, dilation, is_causal, boundary),
                          [](const Rule& rule, int position) { return rule.window_of(position); });
       },
-      nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"), nb::arg("is_causal"),
-      nb::arg("boundary"), "First and one past the last key of each token, as positions of its dilation group.");
+      nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"),
+      nb::arg("is_causal"), nb::arg("boundary"),
+      "First and one past the last key of each token, as positions of its dilation group.");
   m.def(
       "inverse",
-      [](int length, int kernel_size, int stride, int dilation, bool is_causal, const std::string& boundary) {
+      [](int length, int kernel_size, int stride, int dilation, bool is_causal,
+         const std::string& boundary) {
         return intervals(axis_of(length, kernel_size, stride, dilation, is_causal, boundary),
                          [](const Rule& rule, int position) { return rule.queries_of(position); });
       },
-      nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"), nb::arg("is_causal"),
-      nb::arg("boundary"), "First and one past the last query that sees each token, as positions of its dilation group.");
+      nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"),
+      nb::arg("is_causal"), nb::arg("boundary"),
+      "First and one past the last query that sees each token, as positions of its dilation "
+      "group.");
   m.def(
       "box_bounds",
-      [](int length, int kernel_size, int stride, bool is_causal, const std::string& boundary, int begin, int end) {
+      [](int length, int kernel_size, int stride, bool is_causal, const std::string& boundary,
+         int begin, int end) {
         Rule rule = axis_of(length, kernel_size, stride, 1, is_causal, boundary).rule(0);
         Interval box{begin, end};
         std::vector<std::pair<int, int>> bounds;
-        for (Interval i : {rule.window_union(box), rule.window_intersection(box), rule.queries_union(box),
-                           rule.queries_intersection(box)})
+        for (Interval i : {rule.window_union(box), rule.window_intersection(box),
+                           rule.queries_union(box), rule.queries_intersection(box)})
           bounds.emplace_back(i.begin, i.end);
         return bounds;
       },
-      nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("is_causal"), nb::arg("boundary"),
-      nb::arg("begin"), nb::arg("end"),
-      "Union and intersection of the windows of positions [begin, end), then of the queries that see them.");
+      nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("is_causal"),
+      nb::arg("boundary"), nb::arg("begin"), nb::arg("end"),
+      "Union and intersection of the windows of positions [begin, end), then of the queries that "
+      "see them.");
 
   nb::class_<jax_na::Plan>(m, "Plan", "How a CPU kernel cuts a problem.")
-      .def_prop_ro("box", [](const jax_na::Plan& p) { return Triple{p.box[0], p.box[1], p.box[2]}; })
+      .def_prop_ro("box",
+                   [](const jax_na::Plan& p) { return Triple{p.box[0], p.box[1], p.box[2]}; })
       .def_prop_ro("spans", spans_of)
       .def_prop_ro("tiles", &jax_na::Plan::tiles)
       .def_ro("rows", &jax_na::Plan::rows)
@@ -153,8 +169,9 @@ NB_MODULE(_core, m) {
       .def_ro("visited", &jax_na::Plan::visited)
       .def_ro("packed", &jax_na::Plan::packed)
       .def("__str__", &jax_na::Plan::str);
-  m.def("cpu_plan", plan_of, nb::arg("pass"), nb::arg("batch"), nb::arg("heads"), nb::arg("kv_heads"),
-        nb::arg("head_dim"), nb::arg("value_dim"), nb::arg("additional"), nb::arg("length"), nb::arg("kernel_size"),
-        nb::arg("stride"), nb::arg("dilation"), nb::arg("is_causal"), nb::arg("boundary"), nb::arg("bytes"),
+  m.def("cpu_plan", plan_of, nb::arg("which"), nb::arg("batch"), nb::arg("heads"),
+        nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("value_dim"), nb::arg("additional"),
+        nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"),
+        nb::arg("is_causal"), nb::arg("boundary"), nb::arg("bytes"),
         "The plan of one pass; axes are z, y, x.");
 }

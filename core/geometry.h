@@ -1,12 +1,15 @@
 // The windows of neighborhood attention: which keys a query sees, and which queries see a key.
 //
-// This header is the only place of the compiled code that knows the rules; docs/semantics.md is their text and
-// tests/test_geometry.py ties the two together. It includes neither CUDA nor XLA, compiles for host and device, and
-// treats every axis alike, so that ranks 1 and 2 are rank 3 with leading axes of length one.
+// This header is the only place of the compiled code that knows the rules; docs/semantics.md is
+// their text and tests/test_geometry.py ties the two together. It includes neither CUDA nor XLA,
+// compiles for host and device, and treats every axis alike, so that ranks 1 and 2 are rank 3 with
+// leading axes of length one.
 //
-// Coordinates. A token i of an axis with dilation d belongs to group g = i mod d, at position j = floor(i / d). All
-// rules are stated on the positions of one group, of length L. On a periodic axis positions are not reduced modulo L
-// ("unwrapped"): a window may begin below 0 or end above L, and position j stands for the token at j mod L.
+// Coordinates. A token i of an axis with dilation d belongs to group g = i mod d, at position j =
+// floor(i / d). All rules are stated on the positions of one group, of length L. On a periodic axis
+// positions are not reduced modulo L
+// ("unwrapped"): a window may begin below 0 or end above L, and position j stands for the token at
+// j mod L.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +17,8 @@
 #if defined(__CUDACC__)
 #define JAX_NA_INLINE __host__ __device__ __forceinline__
 #elif defined(__GNUC__) || defined(__clang__)
-// Always inlined, so that no copy of a function compiled for one instruction set is ever linked into code for another.
+// Always inlined, so that no copy of a function compiled for one instruction set is ever linked
+// into code for another.
 #define JAX_NA_INLINE inline __attribute__((always_inline))
 #else
 #define JAX_NA_INLINE inline
@@ -26,14 +30,22 @@ constexpr int kMaxRank = 3;
 
 enum class Boundary : int32_t { kShift = 0, kClip = 1, kWrap = 2 };
 
-JAX_NA_INLINE constexpr int min_of(int a, int b) { return a < b ? a : b; }
-JAX_NA_INLINE constexpr int max_of(int a, int b) { return a > b ? a : b; }
+JAX_NA_INLINE constexpr int min_of(int a, int b) {
+  return a < b ? a : b;
+}
+JAX_NA_INLINE constexpr int max_of(int a, int b) {
+  return a > b ? a : b;
+}
 JAX_NA_INLINE constexpr int floor_div(int a, int b) {
   int quotient = a / b;
   return quotient - ((a % b != 0) && ((a < 0) != (b < 0)) ? 1 : 0);
 }
-JAX_NA_INLINE constexpr int ceil_div(int a, int b) { return -floor_div(-a, b); }
-JAX_NA_INLINE constexpr int floor_mod(int a, int b) { return a - floor_div(a, b) * b; }
+JAX_NA_INLINE constexpr int ceil_div(int a, int b) {
+  return -floor_div(-a, b);
+}
+JAX_NA_INLINE constexpr int floor_mod(int a, int b) {
+  return a - floor_div(a, b) * b;
+}
 
 // Positions [begin, end); empty when end <= begin.
 struct Interval {
@@ -121,8 +133,9 @@ struct Rule {
   }
 
  private:
-  // Inside one period and without causality: the first position whose lead is at least `target`, and one past the last
-  // position whose lead is at most `target`. A lead is the middle of its stride group, or length - 1 in the last one.
+  // Inside one period and without causality: the first position whose lead is at least `target`,
+  // and one past the last position whose lead is at most `target`. A lead is the middle of its
+  // stride group, or length - 1 in the last one.
   JAX_NA_INLINE constexpr int first_led_from(int target) const {
     int group = max_of(ceil_div(target - stride / 2, stride), 0);
     return min_of(group * stride, length);
@@ -134,7 +147,8 @@ struct Rule {
   }
 };
 
-// The positions of one dilation group that a tensor holds: its tokens are [origin, origin + count) of the global axis.
+// The positions of one dilation group that a tensor holds: its tokens are [origin, origin + count)
+// of the global axis.
 struct Held {
   int begin;   // first held position
   int count;   // held positions
@@ -147,12 +161,15 @@ struct Held {
     return {begin, max_of(end - begin, 0), begin * dilation + group - origin, dilation};
   }
   JAX_NA_INLINE constexpr Interval positions() const { return {begin, begin + count}; }
-  JAX_NA_INLINE constexpr int token(int position) const { return offset + (position - begin) * step; }
+  JAX_NA_INLINE constexpr int token(int position) const {
+    return offset + (position - begin) * step;
+  }
 };
 
-// One axis of a problem: the parameters, and the slabs of the global axis that the query and key tensors hold.
-// Keys that a slab does not hold are invisible. A periodic axis held whole by both tensors addresses positions modulo
-// its length; held in part, its key tensor carries the halo, in unwrapped coordinates (origin < 0 is legal).
+// One axis of a problem: the parameters, and the slabs of the global axis that the query and key
+// tensors hold. Keys that a slab does not hold are invisible. A periodic axis held whole by both
+// tensors addresses positions modulo its length; held in part, its key tensor carries the halo, in
+// unwrapped coordinates (origin < 0 is legal).
 struct Axis {
   int length = 1;
   int window = 1;
@@ -165,14 +182,18 @@ struct Axis {
   int key_origin = 0;
   int key_count = 1;
 
-  JAX_NA_INLINE constexpr int group_length(int group) const { return ceil_div(length - group, dilation); }
+  JAX_NA_INLINE constexpr int group_length(int group) const {
+    return ceil_div(length - group, dilation);
+  }
   JAX_NA_INLINE constexpr Rule rule(int group) const {
     return {group_length(group), window, stride, causal, boundary};
   }
   JAX_NA_INLINE constexpr Held queries(int group) const {
     return Held::of(query_origin, query_count, group, dilation);
   }
-  JAX_NA_INLINE constexpr Held keys(int group) const { return Held::of(key_origin, key_count, group, dilation); }
+  JAX_NA_INLINE constexpr Held keys(int group) const {
+    return Held::of(key_origin, key_count, group, dilation);
+  }
   JAX_NA_INLINE constexpr bool modular() const {
     return boundary == Boundary::kWrap && query_count == length && key_count == length;
   }

@@ -7,15 +7,17 @@
 namespace jax_na {
 namespace {
 
-// Costs in cycles of one core, fitted to the kernels on a Zen 3 core (2026-11-21, AVX2, float32). Only their ratios
-// matter, and only for the choice of boxes.
-constexpr double kFmaCycles2 = 0.60;    // one vector multiply-add in a register tile of 2 rows
-constexpr double kFmaCycles4 = 0.52;    // the same with 4 rows
-constexpr double kPackCycles = 0.5;     // one element packed
-constexpr double kTileCycles = 3000;    // a tile's set-up
-constexpr double kGroupCycles = 60;     // a group's set-up in one chunk
-constexpr int64_t kChunkBytes = 192 << 10;  // what one chunk of both streamed tensors may take: a share of the L2
-constexpr int64_t kTasksWanted = 16;    // tiles, over batch and heads, below which a smaller box is preferred
+// Costs in cycles of one core, fitted to the kernels on a Zen 3 core (2026-11-21, AVX2, float32).
+// Only their ratios matter, and only for the choice of boxes.
+constexpr double kFmaCycles2 = 0.60;  // one vector multiply-add in a register tile of 2 rows
+constexpr double kFmaCycles4 = 0.52;  // the same with 4 rows
+constexpr double kPackCycles = 0.5;   // one element packed
+constexpr double kTileCycles = 3000;  // a tile's set-up
+constexpr double kGroupCycles = 60;   // a group's set-up in one chunk
+constexpr int64_t kChunkBytes =
+    192 << 10;  // what one chunk of both streamed tensors may take: a share of the L2
+constexpr int64_t kTasksWanted =
+    16;  // tiles, over batch and heads, below which a smaller box is preferred
 
 struct Shape {
   Problem problem;
@@ -38,12 +40,14 @@ struct Shape {
   // Elements packed for each streamed token.
   int packed_width() const {
     int both = problem.head_dim + problem.value_dim;
-    return pass == Pass::kForward ? both : both + (pass == Pass::kKeyGradient ? both : problem.head_dim);
+    return pass == Pass::kForward ? both
+                                  : both + (pass == Pass::kKeyGradient ? both : problem.head_dim);
   }
   // Multiply-adds for each visited pair.
   int pair_width() const {
     int both = problem.head_dim + problem.value_dim;
-    return pass == Pass::kForward ? both : both + (pass == Pass::kKeyGradient ? both : problem.head_dim);
+    return pass == Pass::kForward ? both
+                                  : both + (pass == Pass::kKeyGradient ? both : problem.head_dim);
   }
 };
 
@@ -54,14 +58,16 @@ std::vector<Span> cut(const Shape& shape, const Axis& axis, int box) {
     for (int at = 0; at < held.count; at += box) {
       int begin = held.begin + at;
       int count = min_of(box, held.count - at);
-      Interval met = {shape.met(axis, group, begin).begin, shape.met(axis, group, begin + count - 1).end};
+      Interval met = {shape.met(axis, group, begin).begin,
+                      shape.met(axis, group, begin + count - 1).end};
       spans.push_back({group, begin, count, met});
     }
   }
   return spans;
 }
 
-// Visible pairs of one axis, and pairs computed: whole vectors for groups of `rows` neighbours where rows > 0.
+// Visible pairs of one axis, and pairs computed: whole vectors for groups of `rows` neighbours
+// where rows > 0.
 int64_t axis_pairs(const Shape& shape, const Axis& axis, const std::vector<Span>& spans, int rows) {
   int64_t pairs = 0;
   for (const Span& span : spans) {
@@ -128,7 +134,8 @@ Plan make_cpu_plan(const Problem& problem, Pass pass, int lanes, int bytes) {
   plan.pass = pass;
   plan.lanes = lanes;
 
-  // The rows of a register tile: what they waste at the ends of their common vectors against what they share.
+  // The rows of a register tile: what they waste at the ends of their common vectors against what
+  // they share.
   const Axis& x = problem.axes[2];
   std::vector<AxisCut> cuts[kMaxRank] = {
       axis_cuts(shape, problem.axes[0], 1, 8),
@@ -147,7 +154,8 @@ Plan make_cpu_plan(const Problem& problem, Pass pass, int lanes, int bytes) {
   int64_t lines_y = axis_pairs(shape, problem.axes[1], cuts[1].back().spans, 0);
   plan.useful = lines_z * lines_y * axis_pairs(shape, x, whole_x, 0);
 
-  // Heads that share keys also share what is packed, but their rows add to the tile in the query passes.
+  // Heads that share keys also share what is packed, but their rows add to the tile in the query
+  // passes.
   int heads_together = shape.keys_stationary() ? 1 : problem.group();
   int64_t entries = problem.batch * problem.kv_heads;
   double best = std::numeric_limits<double>::infinity();
@@ -157,17 +165,24 @@ Plan make_cpu_plan(const Problem& problem, Pass pass, int lanes, int bytes) {
       for (const AxisCut& xs : cuts[2]) {
         int64_t tokens = static_cast<int64_t>(z.box) * y.box * xs.box;
         if (tokens * heads_together > 256 && tokens > 16) continue;
-        int64_t tiles = static_cast<int64_t>(z.spans.size()) * static_cast<int64_t>(y.spans.size()) *
+        int64_t tiles = static_cast<int64_t>(z.spans.size()) *
+                        static_cast<int64_t>(y.spans.size()) *
                         static_cast<int64_t>(xs.spans.size());
-        double packed = static_cast<double>(z.packed) * static_cast<double>(y.packed) * static_cast<double>(xs.packed);
+        double packed = static_cast<double>(z.packed) * static_cast<double>(y.packed) *
+                        static_cast<double>(xs.packed);
         // A key tile packs the streamed side once for each head of the group.
         double repeats = shape.keys_stationary() ? problem.group() : 1;
-        double cost = packed * repeats * shape.packed_width() * kPackCycles + static_cast<double>(tiles) * kTileCycles;
-        double tile_tokens = static_cast<double>(packed) / static_cast<double>(max_of(1, static_cast<int>(tiles)));
-        double chunks = 1 + tile_tokens * shape.packed_width() * bytes / static_cast<double>(kChunkBytes);
-        double groups = static_cast<double>(tiles) * static_cast<double>(tokens) / plan.rows * problem.group();
+        double cost = packed * repeats * shape.packed_width() * kPackCycles +
+                      static_cast<double>(tiles) * kTileCycles;
+        double tile_tokens =
+            static_cast<double>(packed) / static_cast<double>(max_of(1, static_cast<int>(tiles)));
+        double chunks =
+            1 + tile_tokens * shape.packed_width() * bytes / static_cast<double>(kChunkBytes);
+        double groups =
+            static_cast<double>(tiles) * static_cast<double>(tokens) / plan.rows * problem.group();
         cost += groups * chunks * kGroupCycles;
-        if (tiles * entries < kTasksWanted) cost *= static_cast<double>(kTasksWanted) / static_cast<double>(tiles * entries);
+        if (tiles * entries < kTasksWanted)
+          cost *= static_cast<double>(kTasksWanted) / static_cast<double>(tiles * entries);
         if (cost < best) {
           best = cost;
           chosen[0] = &z;
@@ -189,16 +204,18 @@ Plan make_cpu_plan(const Problem& problem, Pass pass, int lanes, int bytes) {
   int64_t capacity = std::max<int64_t>(kChunkBytes / std::max<int64_t>(line_bytes, 1), 4 * lanes);
   plan.chunk_columns = static_cast<int>(std::min<int64_t>(max_of(plan.widest[2], 1), capacity));
   int64_t lines = std::max<int64_t>(capacity / plan.pitch(), 1);
-  plan.chunk_lines = static_cast<int>(std::min<int64_t>(lines, std::max(1, plan.widest[0] * plan.widest[1])));
+  plan.chunk_lines =
+      static_cast<int>(std::min<int64_t>(lines, std::max(1, plan.widest[0] * plan.widest[1])));
   return plan;
 }
 
 std::string Plan::str() const {
   static const char* const kNames[] = {"forward", "query gradient", "key gradient"};
   std::ostringstream text;
-  text << kNames[static_cast<int>(pass)] << ": " << tiles() << " tiles of " << box[0] << "x" << box[1] << "x" << box[2]
-       << " tokens meeting at most " << widest[0] << "x" << widest[1] << "x" << widest[2] << ", register tiles of "
-       << rows << " rows by " << lanes << " lanes, chunks of " << chunk_lines << " lines by " << chunk_columns
+  text << kNames[static_cast<int>(pass)] << ": " << tiles() << " tiles of " << box[0] << "x"
+       << box[1] << "x" << box[2] << " tokens meeting at most " << widest[0] << "x" << widest[1]
+       << "x" << widest[2] << ", register tiles of " << rows << " rows by " << lanes
+       << " lanes, chunks of " << chunk_lines << " lines by " << chunk_columns
        << " columns, visited/useful pairs " << visited << "/" << useful << " = "
        << static_cast<double>(visited) / static_cast<double>(std::max<int64_t>(useful, 1));
   return text.str();

@@ -1,4 +1,5 @@
-// One attention problem as the kernels see it: the axes, the sizes of the tensors, and nothing of who asks.
+// One attention problem as the kernels see it: the axes, the sizes of the tensors, and nothing of
+// who asks.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +8,9 @@
 
 namespace jax_na {
 
-// query [batch, z, y, x, heads, head_dim], key [.., kv_heads, head_dim], value [.., kv_heads, value_dim],
-// additional keys and values [batch, additional, kv_heads, ..], bias [bias_batch, heads, 2w-1 per axis].
+// query [batch, z, y, x, heads, head_dim], key [.., kv_heads, head_dim], value [.., kv_heads,
+// value_dim], additional keys and values [batch, additional, kv_heads, ..], bias [bias_batch,
+// heads, 2w-1 per axis].
 struct Problem {
   int64_t batch = 0;
   int heads = 1;

@@ -1,4 +1,5 @@
-// Scratch memory of one worker: laid out once per tile size by asking for the same pieces twice, first to count.
+// Scratch memory of one worker: laid out once per tile size by asking for the same pieces twice,
+// first to count.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +11,8 @@ class Arena {
  public:
   explicit Arena(std::byte* base) : base_(base) {}
 
-  // Room for `count` elements, on a cache line of its own, with a vector to spare behind it: the last strip of a line
-  // reads past its tokens. With a null base only the sizes are added up.
+  // Room for `count` elements, on a cache line of its own, with a vector to spare behind it: the
+  // last strip of a line reads past its tokens. With a null base only the sizes are added up.
   template <typename T>
   T* take(int64_t count) {
     std::byte* at = base_ == nullptr ? nullptr : base_ + used_;

@@ -12,7 +12,8 @@ using ffi::AnyBuffer;
 using ffi::DataType;
 using ffi::Error;
 
-constexpr int64_t kLargest = std::numeric_limits<int32_t>::max() / 4;  // of a length or a size: sums stay in 32 bits
+constexpr int64_t kLargest =
+    std::numeric_limits<int32_t>::max() / 4;  // of a length or a size: sums stay in 32 bits
 
 template <typename... Parts>
 Error invalid(const Parts&... parts) {
@@ -36,7 +37,8 @@ Error expect_range(const char* name, int axis, int64_t value, int64_t low, int64
 }
 
 Error read_axis(const Attributes& attributes, int a, Axis& axis) {
-  const int64_t length = attributes.length[a], window = attributes.window[a], dilation = attributes.dilation[a];
+  const int64_t length = attributes.length[a], window = attributes.window[a],
+                dilation = attributes.dilation[a];
   if (Error e = expect_range("length", a, length, 1, kLargest); e.failure()) return e;
   if (Error e = expect_range("dilation", a, dilation, 1, length); e.failure()) return e;
   if (Error e = expect_range("kernel_size", a, window, 1, length / dilation); e.failure()) return e;
@@ -50,20 +52,22 @@ Error read_axis(const Attributes& attributes, int a, Axis& axis) {
   axis.causal = attributes.causal[a] != 0;
   axis.boundary = static_cast<Boundary>(attributes.boundary[a]);
   if (axis.boundary == Boundary::kWrap && (axis.causal || length % dilation != 0))
-    return invalid("axis ", a, " wraps: it cannot be causal, and dilation ", dilation, " should divide its length ", length);
+    return invalid("axis ", a, " wraps: it cannot be causal, and dilation ", dilation,
+                   " should divide its length ", length);
   return Error::Success();
 }
 
-// Where the slabs lie on the axis; a periodic axis may be held with a halo of up to its own length on either side.
+// Where the slabs lie on the axis; a periodic axis may be held with a halo of up to its own length
+// on either side.
 Error read_slabs(const int32_t* origins, int64_t queries, int64_t keys, int a, Axis& axis) {
   const int64_t halo = axis.boundary == Boundary::kWrap ? axis.length : 0;
   const int64_t query_origin = origins[a], key_origin = origins[kMaxRank + a];
   if (query_origin < 0 || query_origin + queries > axis.length)
-    return invalid("the queries [", query_origin, ", ", query_origin + queries, ") should lie in axis ", a, " of length ",
-                   axis.length);
+    return invalid("the queries [", query_origin, ", ", query_origin + queries,
+                   ") should lie in axis ", a, " of length ", axis.length);
   if (keys < 1 || key_origin < -halo || key_origin + keys > axis.length + halo)
-    return invalid("the keys [", key_origin, ", ", key_origin + keys, ") should lie in axis ", a, " of length ",
-                   axis.length);
+    return invalid("the keys [", key_origin, ", ", key_origin + keys, ") should lie in axis ", a,
+                   " of length ", axis.length);
   axis.query_origin = static_cast<int>(query_origin);
   axis.query_count = static_cast<int>(queries);
   axis.key_origin = static_cast<int>(key_origin);
@@ -77,68 +81,105 @@ DataType stored_type(Stored stored) {
   constexpr DataType kTypes[] = {DataType::F32, DataType::F64, DataType::BF16, DataType::F16};
   return kTypes[static_cast<int>(stored)];
 }
-DataType compute_type(Stored stored) { return stored == Stored::kFloat64 ? DataType::F64 : DataType::F32; }
+DataType compute_type(Stored stored) {
+  return stored == Stored::kFloat64 ? DataType::F64 : DataType::F32;
+}
 
-Error expect(const char* name, const AnyBuffer& buffer, DataType type, std::initializer_list<int64_t> shape) {
+Error expect(const char* name, const AnyBuffer& buffer, DataType type,
+             std::initializer_list<int64_t> shape) {
   if (buffer.element_type() != type)
     return invalid(name, " has an element type that does not fit the query's");
   ffi::Span<const int64_t> dims = buffer.dimensions();
   if (dims.size() != shape.size() || !std::equal(shape.begin(), shape.end(), dims.begin()))
-    return invalid(name, " should be of shape ", shape_text({shape.begin(), shape.size()}), ", but got ", shape_text(dims));
+    return invalid(name, " should be of shape ", shape_text({shape.begin(), shape.size()}),
+                   ", but got ", shape_text(dims));
   return Error::Success();
 }
 
 Error read_problem(const Inputs& inputs, const Attributes& attributes, Problem& p, Stored& stored) {
   switch (inputs.query.element_type()) {
-    case DataType::F32: stored = Stored::kFloat32; break;
-    case DataType::F64: stored = Stored::kFloat64; break;
-    case DataType::BF16: stored = Stored::kBFloat16; break;
-    case DataType::F16: stored = Stored::kFloat16; break;
-    default: return invalid("query should be float32, float64, bfloat16 or float16");
+    case DataType::F32:
+      stored = Stored::kFloat32;
+      break;
+    case DataType::F64:
+      stored = Stored::kFloat64;
+      break;
+    case DataType::BF16:
+      stored = Stored::kBFloat16;
+      break;
+    case DataType::F16:
+      stored = Stored::kFloat16;
+      break;
+    default:
+      return invalid("query should be float32, float64, bfloat16 or float16");
   }
-  for (const auto* entries : {&attributes.length, &attributes.window, &attributes.stride, &attributes.dilation,
-                              &attributes.causal, &attributes.boundary})
-    if (entries->size() != kMaxRank) return invalid("every attribute should have ", kMaxRank, " entries, but one has ", entries->size());
+  for (const auto* entries : {&attributes.length, &attributes.window, &attributes.stride,
+                              &attributes.dilation, &attributes.causal, &attributes.boundary})
+    if (entries->size() != kMaxRank)
+      return invalid("every attribute should have ", kMaxRank, " entries, but one has ",
+                     entries->size());
   for (int a = 0; a < kMaxRank; ++a)
     if (Error e = read_axis(attributes, a, p.axes[a]); e.failure()) return e;
   p.scale = attributes.scale;
 
   constexpr size_t kDims = kMaxRank + 3;
-  ffi::Span<const int64_t> query = inputs.query.dimensions(), key = inputs.key.dimensions(), value = inputs.value.dimensions();
-  ffi::Span<const int64_t> more = inputs.additional_keys.dimensions(), bias = inputs.bias.dimensions();
+  ffi::Span<const int64_t> query = inputs.query.dimensions(), key = inputs.key.dimensions(),
+                           value = inputs.value.dimensions();
+  ffi::Span<const int64_t> more = inputs.additional_keys.dimensions(),
+                           bias = inputs.bias.dimensions();
   if (query.size() != kDims || key.size() != kDims || value.size() != kDims)
-    return invalid("query, key and value should have ", kDims, " dimensions, but got ", shape_text(query), ", ",
-                   shape_text(key), " and ", shape_text(value));
+    return invalid("query, key and value should have ", kDims, " dimensions, but got ",
+                   shape_text(query), ", ", shape_text(key), " and ", shape_text(value));
   for (const auto* shape : {&query, &key, &value})
     for (size_t i = 1; i < kDims; ++i)
-      if ((*shape)[i] > kLargest) return invalid("a dimension should be at most ", kLargest, ", but got ", shape_text(*shape));
-  if (Error e = expect("origins", inputs.origins, DataType::S32, {2, kMaxRank}); e.failure()) return e;
+      if ((*shape)[i] > kLargest)
+        return invalid("a dimension should be at most ", kLargest, ", but got ",
+                       shape_text(*shape));
+  if (Error e = expect("origins", inputs.origins, DataType::S32, {2, kMaxRank}); e.failure())
+    return e;
   for (int a = 0; a < kMaxRank; ++a)
-    if (Error e = read_slabs(static_cast<const int32_t*>(inputs.origins.untyped_data()), query[1 + a], key[1 + a], a, p.axes[a]);
+    if (Error e = read_slabs(static_cast<const int32_t*>(inputs.origins.untyped_data()),
+                             query[1 + a], key[1 + a], a, p.axes[a]);
         e.failure())
       return e;
   const int64_t heads = query[4], head_dim = query[5], kv_heads = key[4], value_dim = value[5];
   if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0)
-    return invalid("query heads should be a multiple of key heads, but got ", heads, " and ", kv_heads);
-  if (head_dim < 1 || value_dim < 1) return invalid("head dimensions should be at least 1, but got ", head_dim, " and ", value_dim);
+    return invalid("query heads should be a multiple of key heads, but got ", heads, " and ",
+                   kv_heads);
+  if (head_dim < 1 || value_dim < 1)
+    return invalid("head dimensions should be at least 1, but got ", head_dim, " and ", value_dim);
   p.batch = query[0];
   p.heads = static_cast<int>(heads);
   p.kv_heads = static_cast<int>(kv_heads);
   p.head_dim = static_cast<int>(head_dim);
   p.value_dim = static_cast<int>(value_dim);
   const DataType type = inputs.query.element_type();
-  if (Error e = expect("key", inputs.key, type, {p.batch, key[1], key[2], key[3], kv_heads, head_dim}); e.failure()) return e;
-  if (Error e = expect("value", inputs.value, type, {p.batch, key[1], key[2], key[3], kv_heads, value_dim}); e.failure()) return e;
+  if (Error e =
+          expect("key", inputs.key, type, {p.batch, key[1], key[2], key[3], kv_heads, head_dim});
+      e.failure())
+    return e;
+  if (Error e = expect("value", inputs.value, type,
+                       {p.batch, key[1], key[2], key[3], kv_heads, value_dim});
+      e.failure())
+    return e;
   if (more.size() != 4 || more[1] > kLargest)
     return invalid("additional_keys should have 4 dimensions, but got ", shape_text(more));
   p.additional = static_cast<int>(more[1]);
-  if (Error e = expect("additional_keys", inputs.additional_keys, type, {p.batch, more[1], kv_heads, head_dim}); e.failure()) return e;
-  if (Error e = expect("additional_values", inputs.additional_values, type, {p.batch, more[1], kv_heads, value_dim}); e.failure()) return e;
+  if (Error e = expect("additional_keys", inputs.additional_keys, type,
+                       {p.batch, more[1], kv_heads, head_dim});
+      e.failure())
+    return e;
+  if (Error e = expect("additional_values", inputs.additional_values, type,
+                       {p.batch, more[1], kv_heads, value_dim});
+      e.failure())
+    return e;
   if (bias.size() != 5 || (bias[0] != 0 && bias[0] != 1 && bias[0] != p.batch))
-    return invalid("relative_position_bias should have 5 dimensions and a batch of 0, 1 or ", p.batch, ", but got ", shape_text(bias));
+    return invalid("relative_position_bias should have 5 dimensions and a batch of 0, 1 or ",
+                   p.batch, ", but got ", shape_text(bias));
   p.bias_batch = static_cast<int>(std::min<int64_t>(bias[0], kLargest));
   return expect("relative_position_bias", inputs.bias, compute_type(stored),
-                {bias[0], heads, 2 * p.axes[0].window - 1, 2 * p.axes[1].window - 1, 2 * p.axes[2].window - 1});
+                {bias[0], heads, 2 * p.axes[0].window - 1, 2 * p.axes[1].window - 1,
+                 2 * p.axes[2].window - 1});
 }
 
 }  // namespace jax_na

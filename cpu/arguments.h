@@ -1,4 +1,5 @@
-// The arguments of a custom call, checked: whatever a call passes, the kernels see a legal Problem or nothing.
+// The arguments of a custom call, checked: whatever a call passes, the kernels see a legal Problem
+// or nothing.
 #pragma once
 
 #include "core/problem.h"
@@ -7,7 +8,8 @@
 
 namespace jax_na {
 
-// The attributes that forward and backward share; arrays have an entry for each of the axes z, y, x.
+// The attributes that forward and backward share; arrays have an entry for each of the axes z, y,
+// x.
 struct Attributes {
   xla::ffi::Span<const int64_t> length;
   xla::ffi::Span<const int64_t> window;
@@ -29,7 +31,8 @@ struct Inputs {
   const xla::ffi::AnyBuffer& origins;  // int32 [2, 3]: of the queries and of the keys on each axis
 };
 
-xla::ffi::Error read_problem(const Inputs& inputs, const Attributes& attributes, Problem& problem, Stored& stored);
+xla::ffi::Error read_problem(const Inputs& inputs, const Attributes& attributes, Problem& problem,
+                             Stored& stored);
 
 // Checks that a tensor has exactly this type and shape.
 xla::ffi::Error expect(const char* name, const xla::ffi::AnyBuffer& buffer, xla::ffi::DataType type,

@@ -1,20 +1,23 @@
-// Backward pass, without any sum that two tasks share: gradients are bitwise the same for any number of threads.
+// Backward pass, without any sum that two tasks share: gradients are bitwise the same for any
+// number of threads.
 //
 // With the weights recomputed from LSE, P = exp(S - LSE), and delta = rowsum(dO * O) - dLSE:
-//   dS = P * (dO V^T - delta);  dQ = scale * dS K;  dK = scale * dS^T Q;  dV = P^T dO;  dbias = sum of dS.
-// The query gradient keeps queries and streams keys, as the forward pass does; it also gathers the sums over queries
-// that belong to no single key of the grid (additional tokens, bias), a partial one for each part of the tiles. The key
-// gradient keeps keys and streams queries.
+//   dS = P * (dO V^T - delta);  dQ = scale * dS K;  dK = scale * dS^T Q;  dV = P^T dO;  dbias = sum
+//   of dS.
+// The query gradient keeps queries and streams keys, as the forward pass does; it also gathers the
+// sums over queries that belong to no single key of the grid (additional tokens, bias), a partial
+// one for each part of the tiles. The key gradient keeps keys and streams queries.
 #pragma once
 
 #include "cpu/forward.h"
 
 namespace jax_na::JAX_NA_ISA {
 
-// scores -> weights and their gradient, for rows that hold LSE and delta (the query gradient). `dweights` enters as
-// dO V^T and leaves as dS; `scores` leaves as P.
+// scores -> weights and their gradient, for rows that hold LSE and delta (the query gradient).
+// `dweights` enters as dO V^T and leaves as dS; `scores` leaves as P.
 template <typename T, int M>
-JAX_NA_INLINE void gradient_by_row(const Meeting<T, M>& meeting, T* scores, T* dweights, const T* lse2, const T* delta) {
+JAX_NA_INLINE void gradient_by_row(const Meeting<T, M>& meeting, T* scores, T* dweights,
+                                   const T* lse2, const T* delta) {
   for (int line = 0; line < meeting.line_count; ++line) {
     for (int s = 0; s < meeting.per_line; ++s) {
       for (int m = 0; m < M; ++m, scores += kLanes<T>, dweights += kLanes<T>) {
@@ -31,10 +34,11 @@ JAX_NA_INLINE void gradient_by_row(const Meeting<T, M>& meeting, T* scores, T* d
   }
 }
 
-// The same where LSE and delta belong to the lanes (the key gradient): one line of them for every line of the chunk.
+// The same where LSE and delta belong to the lanes (the key gradient): one line of them for every
+// line of the chunk.
 template <typename T, int M>
-JAX_NA_INLINE void gradient_by_lane(const Meeting<T, M>& meeting, T* scores, T* dweights, const T* lse2, const T* delta,
-                                    int pitch) {
+JAX_NA_INLINE void gradient_by_lane(const Meeting<T, M>& meeting, T* scores, T* dweights,
+                                    const T* lse2, const T* delta, int pitch) {
   for (int n = 0; n < meeting.count(); ++n) {
     int s = n % meeting.per_line;
     int64_t at = static_cast<int64_t>(meeting.strips[n].line) * pitch + meeting.strips[n].column;
@@ -55,11 +59,13 @@ JAX_NA_INLINE void gradient_by_lane(const Meeting<T, M>& meeting, T* scores, T* 
 
 // Adds dS to the table of its distances.
 template <typename T, int M>
-JAX_NA_INLINE void gather_bias(const Meeting<T, M>& meeting, const BiasTable& table, const T* gradient, int dx, T* bias) {
+JAX_NA_INLINE void gather_bias(const Meeting<T, M>& meeting, const BiasTable& table,
+                               const T* gradient, int dx, T* bias) {
   for (int line = 0; line < meeting.line_count; ++line) {
     T* to = bias + table.at(meeting.lines[line].dz, meeting.lines[line].dy, dx);
     for (int s = 0; s < meeting.per_line; ++s, to += kLanes<T>)
-      for (int m = 0; m < M; ++m, gradient += kLanes<T>) store(to - m, load(to - m) + load(gradient));
+      for (int m = 0; m < M; ++m, gradient += kLanes<T>)
+        store(to - m, load(to - m) + load(gradient));
   }
 }
 
@@ -71,10 +77,10 @@ void delta_line(const BackwardArgs& args, const Codec<T>& codec, int64_t task, s
   T* dout = out + p.value_dim;
   int64_t rows = static_cast<int64_t>(p.axes[2].query_count) * p.heads;
   for (int64_t row = task * rows; row < (task + 1) * rows; ++row) {
-    codec.rows(static_cast<const std::byte*>(args.out) + row * p.value_dim * codec.bytes, 0, 1, p.value_dim, T(1), out,
-               p.value_dim);
-    codec.rows(static_cast<const std::byte*>(args.dout) + row * p.value_dim * codec.bytes, 0, 1, p.value_dim, T(1), dout,
-               p.value_dim);
+    codec.rows(static_cast<const std::byte*>(args.out) + row * p.value_dim * codec.bytes, 0, 1,
+               p.value_dim, T(1), out, p.value_dim);
+    codec.rows(static_cast<const std::byte*>(args.dout) + row * p.value_dim * codec.bytes, 0, 1,
+               p.value_dim, T(1), dout, p.value_dim);
     T sum = 0;
     for (int d = 0; d < p.value_dim; ++d) sum += out[d] * dout[d];
     static_cast<T*>(args.delta)[row] = sum - static_cast<const T*>(args.dlse)[row];
@@ -88,14 +94,14 @@ JAX_NA_INLINE Interval part_of(int64_t tiles, int64_t parts, int64_t part) {
 
 template <typename T, int M>
 struct QueryGradientScratch {
-  T* query;      // [heads of the group][groups][head_dim][M], times scale * log2(e)
-  T* dout;       // [heads of the group][groups][value_dim][M]
-  T* lse2;       // [heads of the group][groups][M]: LSE * log2(e)
-  T* delta;      // [heads of the group][groups][M]
-  T* sums;       // [heads of the group][groups][M][key width]
-  T* keys;       // one chunk, transposed
-  T* values;     // one chunk, transposed
-  T* key_rows;   // one chunk, rows
+  T* query;     // [heads of the group][groups][head_dim][M], times scale * log2(e)
+  T* dout;      // [heads of the group][groups][value_dim][M]
+  T* lse2;      // [heads of the group][groups][M]: LSE * log2(e)
+  T* delta;     // [heads of the group][groups][M]
+  T* sums;      // [heads of the group][groups][M][key width]
+  T* keys;      // one chunk, transposed
+  T* values;    // one chunk, transposed
+  T* key_rows;  // one chunk, rows
   T* scores;
   T* dweights;
   T* query_rows;  // one group, rows
@@ -108,7 +114,8 @@ struct QueryGradientScratch {
 
   QueryGradientScratch(const Problem& p, const Plan& plan, std::byte* base) {
     Arena arena(base);
-    int64_t groups = static_cast<int64_t>(plan.box[0]) * plan.box[1] * (plan.padded_box_x() / M) * p.group();
+    int64_t groups =
+        static_cast<int64_t>(plan.box[0]) * plan.box[1] * (plan.padded_box_x() / M) * p.group();
     int key_width = padded(p.head_dim, kLanes<T>), value_width = padded(p.value_dim, kLanes<T>);
     int64_t tokens = static_cast<int64_t>(plan.chunk_lines) * plan.pitch();
     int64_t table = p.bias_batch > 0 ? BiasTable::of(p, M, kLanes<T>).elements() * p.group() : 0;
@@ -120,8 +127,8 @@ struct QueryGradientScratch {
     keys = arena.take<T>(tokens * p.head_dim);
     values = arena.take<T>(tokens * p.value_dim);
     key_rows = arena.take<T>(tokens * key_width);
-    scores = arena.take<T>((tokens + kLanes<T>) * M);
-    dweights = arena.take<T>((tokens + kLanes<T>) * M);
+    scores = arena.take<T>((tokens + kLanes<T>)*M);
+    dweights = arena.take<T>((tokens + kLanes<T>)*M);
     query_rows = arena.take<T>(static_cast<int64_t>(M) * key_width);
     dout_rows = arena.take<T>(static_cast<int64_t>(M) * value_width);
     bias = arena.take<T>(table);
@@ -134,7 +141,8 @@ struct QueryGradientScratch {
 
 // One part of the tiles of one (batch, kv head).
 template <typename T, int M>
-void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_t task, std::byte* base) {
+void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_t task,
+                         std::byte* base) {
   const Problem& p = *args.problem;
   const Plan& plan = *args.plan;
   QueryGradientScratch<T, M> scratch(p, plan, base);
@@ -148,39 +156,48 @@ void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_
   const int key_width = padded(p.head_dim, kLanes<T>), value_width = padded(p.value_dim, kLanes<T>);
   const bool biased = p.bias_batch > 0;
   const BiasTable table = BiasTable::of(p, M, kLanes<T>);
-  const int64_t shared = ((tile.batch * p.kv_heads + tile.kv_head) * args.parts + part) * p.additional;
+  const int64_t shared =
+      ((tile.batch * p.kv_heads + tile.kv_head) * args.parts + part) * p.additional;
   T* partial_keys = static_cast<T*>(args.partial_keys) + shared * key_width;
   T* partial_values = static_cast<T*>(args.partial_values) + shared * value_width;
   for (int64_t i = 0; i < static_cast<int64_t>(p.additional) * key_width; ++i) partial_keys[i] = 0;
-  for (int64_t i = 0; i < static_cast<int64_t>(p.additional) * value_width; ++i) partial_values[i] = 0;
+  for (int64_t i = 0; i < static_cast<int64_t>(p.additional) * value_width; ++i)
+    partial_values[i] = 0;
   for (int h = 0; biased && h < heads; ++h) {
-    pack_bias(table, bias_of<T>(p, args.bias, tile.batch, first_head + h), static_cast<T>(kLog2E), false,
-              scratch.bias + h * table.elements());
+    pack_bias(table, bias_of<T>(p, args.bias, tile.batch, first_head + h), static_cast<T>(kLog2E),
+              false, scratch.bias + h * table.elements());
     for (int64_t i = 0; i < table.elements(); ++i) scratch.dbias[h * table.elements() + i] = 0;
   }
 
   const Tensor query = query_tensor(p, args.query, p.head_dim, codec.bytes);
   const Tensor dout = query_tensor(p, args.dout, p.value_dim, codec.bytes);
   const Tensor dquery = query_tensor(p, args.dquery, p.head_dim, codec.bytes);
-  const Tensor row_values = query_tensor(p, nullptr, 1, 1);  // index of a [batch, tokens, heads] array
+  const Tensor row_values =
+      query_tensor(p, nullptr, 1, 1);  // index of a [batch, tokens, heads] array
   const Interval tiles = part_of(plan.tiles(), args.parts, part);
   for (int index = tiles.begin; index < tiles.end; ++index) {
     set_tile(p, plan, index, tile);
     const int across = (tile.axes[2].count + M - 1) / M;
     const int groups = tile.axes[0].count * tile.axes[1].count * across;
 
-    // Calls visit(head of the group, row of the scratch arrays, z, y, x) for every query of the tile.
+    // Calls visit(head of the group, row of the scratch arrays, z, y, x) for every query of the
+    // tile.
     auto for_each_row = [&](auto visit) {
       for (int h = 0; h < heads; ++h)
         for (int z = 0; z < tile.axes[0].count; ++z)
           for (int y = 0; y < tile.axes[1].count; ++y)
             for (int x = 0; x < tile.axes[2].count; ++x)
-              visit(h, ((static_cast<int64_t>(h) * tile.axes[0].count + z) * tile.axes[1].count + y) * across * M + x,
-                    tile.axes[0].stationary_token(z), tile.axes[1].stationary_token(y), tile.axes[2].stationary_token(x));
+              visit(h,
+                    ((static_cast<int64_t>(h) * tile.axes[0].count + z) * tile.axes[1].count + y) *
+                            across * M +
+                        x,
+                    tile.axes[0].stationary_token(z), tile.axes[1].stationary_token(y),
+                    tile.axes[2].stationary_token(x));
     };
     for (int h = 0; h < heads; ++h) {
       int64_t row = static_cast<int64_t>(h) * groups * M;
-      pack_groups(codec, tile, query, first_head + h, static_cast<T>(p.scale * kLog2E), M, scratch.query + row * p.head_dim);
+      pack_groups(codec, tile, query, first_head + h, static_cast<T>(p.scale * kLog2E), M,
+                  scratch.query + row * p.head_dim);
       pack_groups(codec, tile, dout, first_head + h, T(1), M, scratch.dout + row * p.value_dim);
     }
     const int64_t rows = static_cast<int64_t>(heads) * groups * M;
@@ -208,12 +225,16 @@ void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_
               int64_t row = (static_cast<int64_t>(h) * groups + group) * M;
               const T* q = scratch.query + row * p.head_dim;
               const T* g = scratch.dout + row * p.value_dim;
-              scores_of<T, M>(q, scratch.keys, pitch, p.head_dim, meeting.strips, meeting.count(), scratch.scores);
-              scores_of<T, M>(g, scratch.values, pitch, p.value_dim, meeting.strips, meeting.count(), scratch.dweights);
+              scores_of<T, M>(q, scratch.keys, pitch, p.head_dim, meeting.strips, meeting.count(),
+                              scratch.scores);
+              scores_of<T, M>(g, scratch.values, pitch, p.value_dim, meeting.strips,
+                              meeting.count(), scratch.dweights);
               if (biased && !chunk.additional)
                 add_bias(meeting, table, scratch.bias + h * table.elements(), dx, scratch.scores);
-              gradient_by_row(meeting, scratch.scores, scratch.dweights, scratch.lse2 + row, scratch.delta + row);
-              for (int m = real; m < M; ++m) {  // rows past the end of the line are no queries: nothing may be added
+              gradient_by_row(meeting, scratch.scores, scratch.dweights, scratch.lse2 + row,
+                              scratch.delta + row);
+              for (int m = real; m < M;
+                   ++m) {  // rows past the end of the line are no queries: nothing may be added
                 for (int n = 0; n < meeting.count(); ++n) {
                   store(scratch.scores + (n * M + m) * kLanes<T>, Vec<T>{});
                   store(scratch.dweights + (n * M + m) * kLanes<T>, Vec<T>{});
@@ -221,10 +242,11 @@ void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_
               }
               T* sums[M];
               for (int m = 0; m < M; ++m) sums[m] = scratch.sums + (row + m) * key_width;
-              accumulate_rows<T, M>(scratch.dweights, meeting.strips, meeting.count(), scratch.key_rows, pitch, key_width,
-                                    sums);
+              accumulate_rows<T, M>(scratch.dweights, meeting.strips, meeting.count(),
+                                    scratch.key_rows, pitch, key_width, sums);
               if (biased && !chunk.additional)
-                gather_bias(meeting, table, scratch.dweights, dx, scratch.dbias + h * table.elements());
+                gather_bias(meeting, table, scratch.dweights, dx,
+                            scratch.dbias + h * table.elements());
               if (chunk.additional) {
                 const T* query_rows[M];
                 const T* dout_rows[M];
@@ -237,10 +259,11 @@ void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_
                     scratch.dout_rows[m * value_width + d] = d < p.value_dim ? g[d * M + m] : T(0);
                 }
                 int64_t first = chunk.columns.begin;
-                scatter_rows<T, M>(scratch.dweights, meeting.strips, meeting.count(), partial_keys + first * key_width,
-                                   pitch, key_width, query_rows);
-                scatter_rows<T, M>(scratch.scores, meeting.strips, meeting.count(), partial_values + first * value_width,
-                                   pitch, value_width, dout_rows);
+                scatter_rows<T, M>(scratch.dweights, meeting.strips, meeting.count(),
+                                   partial_keys + first * key_width, pitch, key_width, query_rows);
+                scatter_rows<T, M>(scratch.scores, meeting.strips, meeting.count(),
+                                   partial_values + first * value_width, pitch, value_width,
+                                   dout_rows);
               }
             }
           }
@@ -251,8 +274,10 @@ void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_
     const Tensor value = key_tensor(p, args.value, p.value_dim, codec.bytes);
     for_each_grid_chunk(plan, tile, [&](const Chunk& chunk) { stream(chunk, key, value); });
     const Tensor more_keys = additional_tensor(p, args.additional_keys, p.head_dim, codec.bytes);
-    const Tensor more_values = additional_tensor(p, args.additional_values, p.value_dim, codec.bytes);
-    for_each_additional_chunk(plan, p.additional, [&](const Chunk& chunk) { stream(chunk, more_keys, more_values); });
+    const Tensor more_values =
+        additional_tensor(p, args.additional_values, p.value_dim, codec.bytes);
+    for_each_additional_chunk(plan, p.additional,
+                              [&](const Chunk& chunk) { stream(chunk, more_keys, more_values); });
 
     for_each_row([&](int h, int64_t row, int z, int y, int x) {
       codec.store_row(scratch.sums + row * key_width, p.head_dim, static_cast<T>(p.scale),
@@ -295,7 +320,8 @@ void reduce_parts(const BackwardArgs& args, const Codec<T>& codec, int64_t task,
     int64_t head = batch * p.heads + kv_head * p.group() + h;
     T* sums = static_cast<T*>(args.partial_bias) + head * args.parts * p.bias_size();
     sum_into_first(sums, p.bias_size());
-    std::memcpy(static_cast<T*>(args.dbias) + head * p.bias_size(), sums, static_cast<size_t>(p.bias_size()) * sizeof(T));
+    std::memcpy(static_cast<T*>(args.dbias) + head * p.bias_size(), sums,
+                static_cast<size_t>(p.bias_size()) * sizeof(T));
   }
 }
 
@@ -333,8 +359,8 @@ struct KeyGradientScratch {
     dout_rows = arena.take<T>(tokens * value_width);
     lse2 = arena.take<T>(tokens);
     delta = arena.take<T>(tokens);
-    scores = arena.take<T>((tokens + kLanes<T>) * M);
-    dweights = arena.take<T>((tokens + kLanes<T>) * M);
+    scores = arena.take<T>((tokens + kLanes<T>)*M);
+    dweights = arena.take<T>((tokens + kLanes<T>)*M);
     bias = arena.take<T>(p.bias_batch > 0 ? BiasTable::of(p, M, kLanes<T>).elements() : 0);
     take_meeting(arena, plan, meeting);
     take_tile(arena, plan, tile);
@@ -344,7 +370,8 @@ struct KeyGradientScratch {
 
 // One tile of keys of one (batch, kv head); the heads of the group add up.
 template <typename T, int M>
-void key_gradient_tile(const BackwardArgs& args, const Codec<T>& codec, int64_t task, std::byte* base) {
+void key_gradient_tile(const BackwardArgs& args, const Codec<T>& codec, int64_t task,
+                       std::byte* base) {
   const Problem& p = *args.problem;
   const Plan& plan = *args.plan;
   KeyGradientScratch<T, M> scratch(p, plan, base);
@@ -360,8 +387,10 @@ void key_gradient_tile(const BackwardArgs& args, const Codec<T>& codec, int64_t 
   const bool biased = p.bias_batch > 0;
   const BiasTable table = BiasTable::of(p, M, kLanes<T>);
 
-  pack_groups(codec, tile, key_tensor(p, args.key, p.head_dim, codec.bytes), tile.kv_head, T(1), M, scratch.key);
-  pack_groups(codec, tile, key_tensor(p, args.value, p.value_dim, codec.bytes), tile.kv_head, T(1), M, scratch.value);
+  pack_groups(codec, tile, key_tensor(p, args.key, p.head_dim, codec.bytes), tile.kv_head, T(1), M,
+              scratch.key);
+  pack_groups(codec, tile, key_tensor(p, args.value, p.value_dim, codec.bytes), tile.kv_head, T(1),
+              M, scratch.value);
   for (int64_t i = 0; i < groups * M * key_width; ++i) scratch.dkey[i] = 0;
   for (int64_t i = 0; i < groups * M * value_width; ++i) scratch.dvalue[i] = 0;
 
@@ -372,7 +401,8 @@ void key_gradient_tile(const BackwardArgs& args, const Codec<T>& codec, int64_t 
   const Codec<T> plain = codec_of<T>();
   for (int head = tile.kv_head * p.group(); head < (tile.kv_head + 1) * p.group(); ++head) {
     if (biased)
-      pack_bias(table, bias_of<T>(p, args.bias, tile.batch, head), static_cast<T>(kLog2E), true, scratch.bias);
+      pack_bias(table, bias_of<T>(p, args.bias, tile.batch, head), static_cast<T>(kLog2E), true,
+                scratch.bias);
     for_each_grid_chunk(plan, tile, [&](const Chunk& chunk) {
       const T scale2 = static_cast<T>(p.scale * kLog2E);
       pack_transposed(codec, tile, chunk, query, head, scale2, scratch.queries, pitch);
@@ -387,23 +417,25 @@ void key_gradient_tile(const BackwardArgs& args, const Codec<T>& codec, int64_t 
             if (!meet(tile, chunk, z, y, x * M, scratch.meeting)) continue;
             const Meeting<T, M>& meeting = scratch.meeting;
             int64_t row = static_cast<int64_t>(group) * M;
-            scores_of<T, M>(scratch.key + row * p.head_dim, scratch.queries, pitch, p.head_dim, meeting.strips,
-                            meeting.count(), scratch.scores);
-            scores_of<T, M>(scratch.value + row * p.value_dim, scratch.douts, pitch, p.value_dim, meeting.strips,
-                            meeting.count(), scratch.dweights);
+            scores_of<T, M>(scratch.key + row * p.head_dim, scratch.queries, pitch, p.head_dim,
+                            meeting.strips, meeting.count(), scratch.scores);
+            scores_of<T, M>(scratch.value + row * p.value_dim, scratch.douts, pitch, p.value_dim,
+                            meeting.strips, meeting.count(), scratch.dweights);
             if (biased)
-              add_bias(meeting, table, scratch.bias, meeting.column - (tile.axes[2].begin + x * M), scratch.scores);
-            gradient_by_lane(meeting, scratch.scores, scratch.dweights, scratch.lse2, scratch.delta, pitch);
+              add_bias(meeting, table, scratch.bias, meeting.column - (tile.axes[2].begin + x * M),
+                       scratch.scores);
+            gradient_by_lane(meeting, scratch.scores, scratch.dweights, scratch.lse2, scratch.delta,
+                             pitch);
             T* dkey[M];
             T* dvalue[M];
             for (int m = 0; m < M; ++m) {
               dkey[m] = scratch.dkey + (row + m) * key_width;
               dvalue[m] = scratch.dvalue + (row + m) * value_width;
             }
-            accumulate_rows<T, M>(scratch.scores, meeting.strips, meeting.count(), scratch.dout_rows, pitch, value_width,
-                                  dvalue);
-            accumulate_rows<T, M>(scratch.dweights, meeting.strips, meeting.count(), scratch.query_rows, pitch, key_width,
-                                  dkey);
+            accumulate_rows<T, M>(scratch.scores, meeting.strips, meeting.count(),
+                                  scratch.dout_rows, pitch, value_width, dvalue);
+            accumulate_rows<T, M>(scratch.dweights, meeting.strips, meeting.count(),
+                                  scratch.query_rows, pitch, key_width, dkey);
           }
         }
       }

@@ -5,9 +5,9 @@
 
 namespace jax_na::JAX_NA_ISA {
 
-// One head's table [2wz-1][2wy-1][pitch] with margins along x: the lanes of a strip that a row does not see read and
-// add to the margins instead of being told apart. Entry (z, y, x) belongs to the distance streamed - stationary plus
-// window - 1 per axis.
+// One head's table [2wz-1][2wy-1][pitch] with margins along x: the lanes of a strip that a row does
+// not see read and add to the margins instead of being told apart. Entry (z, y, x) belongs to the
+// distance streamed - stationary plus window - 1 per axis.
 struct BiasTable {
   int size[kMaxRank];
   int margin;
@@ -28,9 +28,11 @@ struct BiasTable {
   }
 };
 
-// Fills a table from bias [2wz-1, 2wy-1, 2wx-1]; `mirrored` where queries stream past keys and distances change sign.
+// Fills a table from bias [2wz-1, 2wy-1, 2wx-1]; `mirrored` where queries stream past keys and
+// distances change sign.
 template <typename T>
-JAX_NA_INLINE void pack_bias(const BiasTable& table, const T* bias, T factor, bool mirrored, T* to) {
+JAX_NA_INLINE void pack_bias(const BiasTable& table, const T* bias, T factor, bool mirrored,
+                             T* to) {
   for (int z = 0; z < table.size[0]; ++z) {
     for (int y = 0; y < table.size[1]; ++y) {
       int64_t line = static_cast<int64_t>(z) * table.size[1] + y;

@@ -1,7 +1,8 @@
 // Forward pass: out = softmax(scale q k^T + bias) v over each query's window, and its log-sum-exp.
 //
-// A task is one tile of queries of one (batch, kv head). Chunks of keys and values are packed once and met by all heads
-// of the group; softmax is online over chunks, in base 2: the queries are packed times scale * log2(e).
+// A task is one tile of queries of one (batch, kv head). Chunks of keys and values are packed once
+// and met by all heads of the group; softmax is online over chunks, in base 2: the queries are
+// packed times scale * log2(e).
 #pragma once
 
 #include <cmath>
@@ -16,7 +17,9 @@ namespace jax_na::JAX_NA_ISA {
 constexpr double kLog2E = 1.4426950408889634074;
 constexpr double kLn2 = 0.6931471805599453094;
 
-JAX_NA_INLINE int padded(int features, int lanes) { return (features + lanes - 1) / lanes * lanes; }
+JAX_NA_INLINE int padded(int features, int lanes) {
+  return (features + lanes - 1) / lanes * lanes;
+}
 
 JAX_NA_INLINE Tensor query_tensor(const Problem& p, const void* base, int depth, int64_t bytes) {
   return {static_cast<const std::byte*>(base),
@@ -32,21 +35,26 @@ JAX_NA_INLINE Tensor key_tensor(const Problem& p, const void* base, int depth, i
           depth,
           bytes};
 }
-JAX_NA_INLINE Tensor additional_tensor(const Problem& p, const void* base, int depth, int64_t bytes) {
+JAX_NA_INLINE Tensor additional_tensor(const Problem& p, const void* base, int depth,
+                                       int64_t bytes) {
   return {static_cast<const std::byte*>(base), {1, 1, p.additional}, p.kv_heads, depth, bytes};
 }
 template <typename T>
 JAX_NA_INLINE const T* bias_of(const Problem& p, const void* bias, int64_t batch, int head) {
-  return static_cast<const T*>(bias) + ((p.bias_batch > 1 ? batch : 0) * p.heads + head) * p.bias_size();
+  return static_cast<const T*>(bias) +
+         ((p.bias_batch > 1 ? batch : 0) * p.heads + head) * p.bias_size();
 }
 
-// Adds bias to the scores, in base 2. `from` is the entry of row 0 and the first lane of every line.
+// Adds bias to the scores, in base 2. `from` is the entry of row 0 and the first lane of every
+// line.
 template <typename T, int M>
-JAX_NA_INLINE void add_bias(const Meeting<T, M>& meeting, const BiasTable& table, const T* bias, int dx, T* scores) {
+JAX_NA_INLINE void add_bias(const Meeting<T, M>& meeting, const BiasTable& table, const T* bias,
+                            int dx, T* scores) {
   for (int line = 0; line < meeting.line_count; ++line) {
     const T* from = bias + table.at(meeting.lines[line].dz, meeting.lines[line].dy, dx);
     for (int s = 0; s < meeting.per_line; ++s, from += kLanes<T>, scores += M * kLanes<T>)
-      for (int m = 0; m < M; ++m) store(scores + m * kLanes<T>, load(scores + m * kLanes<T>) + load(from - m));
+      for (int m = 0; m < M; ++m)
+        store(scores + m * kLanes<T>, load(scores + m * kLanes<T>) + load(from - m));
   }
 }
 
@@ -70,16 +78,20 @@ JAX_NA_INLINE void mask_and_top(const Meeting<T, M>& meeting, T* scores, Vec<T> 
   }
 }
 
-// One step of the online softmax: scores become weights relative to the new top; the sums so far are rescaled.
+// One step of the online softmax: scores become weights relative to the new top; the sums so far
+// are rescaled.
 template <typename T, int M>
-JAX_NA_INLINE void softmax_step(const Meeting<T, M>& meeting, T* scores, T* top, T* total, T* const* sums, int width) {
+JAX_NA_INLINE void softmax_step(const Meeting<T, M>& meeting, T* scores, T* top, T* total,
+                                T* const* sums, int width) {
   Vec<T> highest[M];
   mask_and_top(meeting, scores, highest);
   Vec<T> base[M];
   for (int m = 0; m < M; ++m) {
     T now = horizontal_max<T>(highest[m]);
     now = now > top[m] ? now : top[m];
-    T shift = now == -std::numeric_limits<T>::infinity() ? T(0) : now;  // nothing seen yet: keep -inf - shift at -inf
+    T shift = now == -std::numeric_limits<T>::infinity()
+                  ? T(0)
+                  : now;  // nothing seen yet: keep -inf - shift at -inf
     if (top[m] != now && total[m] != 0) {
       T factor = exp2<T>(broadcast<T>(top[m] - shift))[0];
       total[m] *= factor;
@@ -115,7 +127,8 @@ struct ForwardScratch {
 
   ForwardScratch(const Problem& p, const Plan& plan, std::byte* base) {
     Arena arena(base);
-    int64_t groups = static_cast<int64_t>(plan.box[0]) * plan.box[1] * (plan.padded_box_x() / M) * p.group();
+    int64_t groups =
+        static_cast<int64_t>(plan.box[0]) * plan.box[1] * (plan.padded_box_x() / M) * p.group();
     int width = padded(p.value_dim, kLanes<T>);
     int64_t tokens = static_cast<int64_t>(plan.chunk_lines) * plan.pitch();
     query = arena.take<T>(groups * M * p.head_dim);
@@ -124,8 +137,9 @@ struct ForwardScratch {
     total = arena.take<T>(groups * M);
     keys = arena.take<T>(tokens * p.head_dim);
     values = arena.take<T>(tokens * width);
-    scores = arena.take<T>((tokens + kLanes<T>) * M);
-    bias = arena.take<T>(p.bias_batch > 0 ? BiasTable::of(p, M, kLanes<T>).elements() * p.group() : 0);
+    scores = arena.take<T>((tokens + kLanes<T>)*M);
+    bias =
+        arena.take<T>(p.bias_batch > 0 ? BiasTable::of(p, M, kLanes<T>).elements() * p.group() : 0);
     take_meeting(arena, plan, meeting);
     take_tile(arena, plan, tile);
     bytes = arena.used();
@@ -138,7 +152,8 @@ void forward_tile(const ForwardArgs& args, const Codec<T>& codec, int64_t task, 
   const Plan& plan = *args.plan;
   ForwardScratch<T, M> scratch(p, plan, base);
   Tile& tile = scratch.tile;
-  tile.kv_head = static_cast<int>(task % p.kv_heads);  // heads of one tile are neighbours in memory: side by side in time
+  tile.kv_head = static_cast<int>(
+      task % p.kv_heads);  // heads of one tile are neighbours in memory: side by side in time
   tile.batch = task / p.kv_heads / plan.tiles();
   set_tile(p, plan, task / p.kv_heads % plan.tiles(), tile);
 
@@ -155,8 +170,8 @@ void forward_tile(const ForwardArgs& args, const Codec<T>& codec, int64_t task, 
     pack_groups(codec, tile, query, first_head + h, static_cast<T>(p.scale * kLog2E), M,
                 scratch.query + static_cast<int64_t>(h) * groups * M * p.head_dim);
     if (biased)
-      pack_bias(table, bias_of<T>(p, args.bias, tile.batch, first_head + h), static_cast<T>(kLog2E), false,
-                scratch.bias + h * table.elements());
+      pack_bias(table, bias_of<T>(p, args.bias, tile.batch, first_head + h), static_cast<T>(kLog2E),
+                false, scratch.bias + h * table.elements());
   }
   const int64_t rows = static_cast<int64_t>(heads) * groups * M;
   for (int64_t i = 0; i < rows * width; ++i) scratch.sums[i] = 0;
@@ -175,15 +190,17 @@ void forward_tile(const ForwardArgs& args, const Codec<T>& codec, int64_t task, 
           const Meeting<T, M>& meeting = scratch.meeting;
           for (int h = 0; h < heads; ++h) {
             int64_t row = (static_cast<int64_t>(h) * groups + group) * M;
-            scores_of<T, M>(scratch.query + row * p.head_dim, scratch.keys, pitch, p.head_dim, meeting.strips,
-                            meeting.count(), scratch.scores);
+            scores_of<T, M>(scratch.query + row * p.head_dim, scratch.keys, pitch, p.head_dim,
+                            meeting.strips, meeting.count(), scratch.scores);
             if (biased && !chunk.additional)
               add_bias(meeting, table, scratch.bias + h * table.elements(),
                        meeting.column - (tile.axes[2].begin + x * M), scratch.scores);
             T* sums[M];
             for (int m = 0; m < M; ++m) sums[m] = scratch.sums + (row + m) * width;
-            softmax_step(meeting, scratch.scores, scratch.top + row, scratch.total + row, sums, width);
-            accumulate_rows<T, M>(scratch.scores, meeting.strips, meeting.count(), scratch.values, pitch, width, sums);
+            softmax_step(meeting, scratch.scores, scratch.top + row, scratch.total + row, sums,
+                         width);
+            accumulate_rows<T, M>(scratch.scores, meeting.strips, meeting.count(), scratch.values,
+                                  pitch, width, sums);
           }
         }
       }
@@ -191,11 +208,13 @@ void forward_tile(const ForwardArgs& args, const Codec<T>& codec, int64_t task, 
   };
   const Tensor key = key_tensor(p, args.key, p.head_dim, codec.bytes);
   const Tensor value = key_tensor(p, args.value, p.value_dim, codec.bytes);
-  for_each_grid_chunk(plan, tile, [&](const Chunk& chunk) { stream(chunk, key, value, plan.pitch()); });
+  for_each_grid_chunk(plan, tile,
+                      [&](const Chunk& chunk) { stream(chunk, key, value, plan.pitch()); });
   const Tensor more_keys = additional_tensor(p, args.additional_keys, p.head_dim, codec.bytes);
   const Tensor more_values = additional_tensor(p, args.additional_values, p.value_dim, codec.bytes);
-  for_each_additional_chunk(plan, p.additional,
-                            [&](const Chunk& chunk) { stream(chunk, more_keys, more_values, plan.pitch()); });
+  for_each_additional_chunk(plan, p.additional, [&](const Chunk& chunk) {
+    stream(chunk, more_keys, more_values, plan.pitch());
+  });
 
   const Tensor out = query_tensor(p, args.out, p.value_dim, codec.bytes);
   const Tensor lse = query_tensor(p, args.lse, 1, sizeof(T));
@@ -203,7 +222,10 @@ void forward_tile(const ForwardArgs& args, const Codec<T>& codec, int64_t task, 
     for (int z = 0; z < tile.axes[0].count; ++z) {
       for (int y = 0; y < tile.axes[1].count; ++y) {
         for (int x = 0; x < tile.axes[2].count; ++x) {
-          int64_t row = ((static_cast<int64_t>(h) * tile.axes[0].count + z) * tile.axes[1].count + y) * across * M + x;
+          int64_t row =
+              ((static_cast<int64_t>(h) * tile.axes[0].count + z) * tile.axes[1].count + y) *
+                  across * M +
+              x;
           int tz = tile.axes[0].stationary_token(z), ty = tile.axes[1].stationary_token(y);
           int tx = tile.axes[2].stationary_token(x);
           T total = scratch.total[row];
@@ -211,7 +233,8 @@ void forward_tile(const ForwardArgs& args, const Codec<T>& codec, int64_t task, 
           codec.store_row(scratch.sums + row * width, p.value_dim, scale,
                           const_cast<std::byte*>(out.at(tile.batch, tz, ty, tx, first_head + h)));
           T log_sum = (scratch.top[row] + std::log2(total)) * static_cast<T>(kLn2);
-          std::memcpy(const_cast<std::byte*>(lse.at(tile.batch, tz, ty, tx, first_head + h)), &log_sum, sizeof(T));
+          std::memcpy(const_cast<std::byte*>(lse.at(tile.batch, tz, ty, tx, first_head + h)),
+                      &log_sum, sizeof(T));
         }
       }
     }

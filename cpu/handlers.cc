@@ -24,25 +24,39 @@ void run(ffi::ThreadPool& pool, const Kernel<Args>& kernel, const Args& args) {
                [&](int64_t task, std::byte* scratch) { kernel.run(args, task, scratch); });
 }
 
-int element_bytes(Stored stored) { return stored == Stored::kFloat64 ? 8 : 4; }
-int lanes(Stored stored) { return kernels().vector_bytes / element_bytes(stored); }
-int64_t padded(int64_t features, Stored stored) { return (features + lanes(stored) - 1) / lanes(stored) * lanes(stored); }
+int element_bytes(Stored stored) {
+  return stored == Stored::kFloat64 ? 8 : 4;
+}
+int lanes(Stored stored) {
+  return kernels().vector_bytes / element_bytes(stored);
+}
+int64_t padded(int64_t features, Stored stored) {
+  return (features + lanes(stored) - 1) / lanes(stored) * lanes(stored);
+}
 
 void zero(Result& result) {
   std::fill_n(static_cast<std::byte*>(result->untyped_data()), result->size_bytes(), std::byte{0});
 }
 
-Error forward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer value, AnyBuffer additional_keys,
-              AnyBuffer additional_values, AnyBuffer bias, AnyBuffer origins, Result out, Result lse, Entries length,
-              Entries window, Entries stride, Entries dilation, Entries causal, Entries boundary, double scale) {
+Error forward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer value,
+              AnyBuffer additional_keys, AnyBuffer additional_values, AnyBuffer bias,
+              AnyBuffer origins, Result out, Result lse, Entries length, Entries window,
+              Entries stride, Entries dilation, Entries causal, Entries boundary, double scale) {
   Problem problem;
   Stored stored;
   Inputs inputs{query, key, value, additional_keys, additional_values, bias, origins};
-  if (Error e = read_problem(inputs, {length, window, stride, dilation, causal, boundary, scale}, problem, stored); e.failure())
+  if (Error e = read_problem(inputs, {length, window, stride, dilation, causal, boundary, scale},
+                             problem, stored);
+      e.failure())
     return e;
   Entries q = query.dimensions();
-  if (Error e = expect("out", *out, stored_type(stored), {q[0], q[1], q[2], q[3], q[4], problem.value_dim}); e.failure()) return e;
-  if (Error e = expect("lse", *lse, compute_type(stored), {q[0], q[1], q[2], q[3], q[4]}); e.failure()) return e;
+  if (Error e = expect("out", *out, stored_type(stored),
+                       {q[0], q[1], q[2], q[3], q[4], problem.value_dim});
+      e.failure())
+    return e;
+  if (Error e = expect("lse", *lse, compute_type(stored), {q[0], q[1], q[2], q[3], q[4]});
+      e.failure())
+    return e;
   if (lse->element_count() == 0) return Error::Success();
 
   Plan plan = make_cpu_plan(problem, Pass::kForward, lanes(stored), element_bytes(stored));
@@ -60,31 +74,51 @@ Error forward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer va
   return Error::Success();
 }
 
-Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer value, AnyBuffer additional_keys,
-               AnyBuffer additional_values, AnyBuffer bias, AnyBuffer origins, AnyBuffer out, AnyBuffer lse, AnyBuffer dout,
-               AnyBuffer dlse, Result dquery, Result dkey, Result dvalue, Result dadditional_keys,
-               Result dadditional_values, Result dbias, Entries length, Entries window, Entries stride, Entries dilation,
-               Entries causal, Entries boundary, double scale) {
+Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer value,
+               AnyBuffer additional_keys, AnyBuffer additional_values, AnyBuffer bias,
+               AnyBuffer origins, AnyBuffer out, AnyBuffer lse, AnyBuffer dout, AnyBuffer dlse,
+               Result dquery, Result dkey, Result dvalue, Result dadditional_keys,
+               Result dadditional_values, Result dbias, Entries length, Entries window,
+               Entries stride, Entries dilation, Entries causal, Entries boundary, double scale) {
   Problem p;
   Stored stored;
   Inputs inputs{query, key, value, additional_keys, additional_values, bias, origins};
-  if (Error e = read_problem(inputs, {length, window, stride, dilation, causal, boundary, scale}, p, stored); e.failure())
+  if (Error e = read_problem(inputs, {length, window, stride, dilation, causal, boundary, scale}, p,
+                             stored);
+      e.failure())
     return e;
   const ffi::DataType type = stored_type(stored), compute = compute_type(stored);
   Entries q = query.dimensions(), k = key.dimensions(), b = bias.dimensions();
-  if (Error e = expect("out", out, type, {q[0], q[1], q[2], q[3], q[4], p.value_dim}); e.failure()) return e;
+  if (Error e = expect("out", out, type, {q[0], q[1], q[2], q[3], q[4], p.value_dim}); e.failure())
+    return e;
   if (Error e = expect("lse", lse, compute, {q[0], q[1], q[2], q[3], q[4]}); e.failure()) return e;
-  if (Error e = expect("dout", dout, type, {q[0], q[1], q[2], q[3], q[4], p.value_dim}); e.failure()) return e;
-  if (Error e = expect("dlse", dlse, compute, {q[0], q[1], q[2], q[3], q[4]}); e.failure()) return e;
-  if (Error e = expect("dquery", *dquery, type, {q[0], q[1], q[2], q[3], q[4], q[5]}); e.failure()) return e;
-  if (Error e = expect("dkey", *dkey, type, {k[0], k[1], k[2], k[3], k[4], k[5]}); e.failure()) return e;
-  if (Error e = expect("dvalue", *dvalue, type, {k[0], k[1], k[2], k[3], k[4], p.value_dim}); e.failure()) return e;
-  if (Error e = expect("dadditional_keys", *dadditional_keys, type, {p.batch, p.additional, p.kv_heads, p.head_dim}); e.failure()) return e;
-  if (Error e = expect("dadditional_values", *dadditional_values, type, {p.batch, p.additional, p.kv_heads, p.value_dim}); e.failure()) return e;
+  if (Error e = expect("dout", dout, type, {q[0], q[1], q[2], q[3], q[4], p.value_dim});
+      e.failure())
+    return e;
+  if (Error e = expect("dlse", dlse, compute, {q[0], q[1], q[2], q[3], q[4]}); e.failure())
+    return e;
+  if (Error e = expect("dquery", *dquery, type, {q[0], q[1], q[2], q[3], q[4], q[5]}); e.failure())
+    return e;
+  if (Error e = expect("dkey", *dkey, type, {k[0], k[1], k[2], k[3], k[4], k[5]}); e.failure())
+    return e;
+  if (Error e = expect("dvalue", *dvalue, type, {k[0], k[1], k[2], k[3], k[4], p.value_dim});
+      e.failure())
+    return e;
+  if (Error e = expect("dadditional_keys", *dadditional_keys, type,
+                       {p.batch, p.additional, p.kv_heads, p.head_dim});
+      e.failure())
+    return e;
+  if (Error e = expect("dadditional_values", *dadditional_values, type,
+                       {p.batch, p.additional, p.kv_heads, p.value_dim});
+      e.failure())
+    return e;
   const int64_t dbias_batch = p.bias_batch == 0 ? 0 : p.batch;
-  if (Error e = expect("dbias", *dbias, compute, {dbias_batch, b[1], b[2], b[3], b[4]}); e.failure()) return e;
+  if (Error e = expect("dbias", *dbias, compute, {dbias_batch, b[1], b[2], b[3], b[4]});
+      e.failure())
+    return e;
   if (lse.element_count() == 0) {
-    for (Result* result : {&dquery, &dkey, &dvalue, &dadditional_keys, &dadditional_values, &dbias}) zero(*result);
+    for (Result* result : {&dquery, &dkey, &dvalue, &dadditional_keys, &dadditional_values, &dbias})
+      zero(*result);
     return Error::Success();
   }
 
@@ -92,11 +126,13 @@ Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer v
   Plan by_key = make_cpu_plan(p, Pass::kKeyGradient, lanes(stored), element_bytes(stored));
   const int64_t tiles = by_query.tiles(), entries = p.batch * p.kv_heads;
   const bool shares = p.additional > 0 || p.bias_batch > 0;
-  const int64_t parts = shares ? std::clamp<int64_t>((kPartsWanted + entries - 1) / entries, 1, tiles) : tiles;
+  const int64_t parts =
+      shares ? std::clamp<int64_t>((kPartsWanted + entries - 1) / entries, 1, tiles) : tiles;
   const int64_t token_sums = entries * parts * p.additional;
   const int64_t bias_sums = p.bias_batch > 0 ? p.batch * p.heads * parts * p.bias_size() : 0;
   auto scratch = [&](int64_t elements) {
-    return std::unique_ptr<std::byte[]>(new std::byte[static_cast<size_t>(elements * element_bytes(stored))]);
+    return std::unique_ptr<std::byte[]>(
+        new std::byte[static_cast<size_t>(elements * element_bytes(stored))]);
   };
   auto delta = scratch(p.batch * p.query_tokens() * p.heads);
   auto partial_keys = scratch(token_sums * padded(p.head_dim, stored));
@@ -137,18 +173,18 @@ Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer v
 }  // namespace
 }  // namespace jax_na
 
-#define JAX_NA_INPUTS                                                                                          \
-  Ctx<xla::ffi::ThreadPool>()                                                                                  \
-      .Arg<xla::ffi::AnyBuffer>()  /* query */                                                                 \
-      .Arg<xla::ffi::AnyBuffer>()  /* key */                                                                   \
-      .Arg<xla::ffi::AnyBuffer>()  /* value */                                                                 \
-      .Arg<xla::ffi::AnyBuffer>()  /* additional_keys */                                                       \
-      .Arg<xla::ffi::AnyBuffer>()  /* additional_values */                                                     \
-      .Arg<xla::ffi::AnyBuffer>()  /* relative_position_bias */                                                \
-      .Arg<xla::ffi::AnyBuffer>()  /* origins */
+#define JAX_NA_INPUTS                                          \
+  Ctx<xla::ffi::ThreadPool>()                                  \
+      .Arg<xla::ffi::AnyBuffer>() /* query */                  \
+      .Arg<xla::ffi::AnyBuffer>() /* key */                    \
+      .Arg<xla::ffi::AnyBuffer>() /* value */                  \
+      .Arg<xla::ffi::AnyBuffer>() /* additional_keys */        \
+      .Arg<xla::ffi::AnyBuffer>() /* additional_values */      \
+      .Arg<xla::ffi::AnyBuffer>() /* relative_position_bias */ \
+      .Arg<xla::ffi::AnyBuffer>() /* origins */
 
-#define JAX_NA_ATTRIBUTES                         \
-  Attr<xla::ffi::Span<const int64_t>>("length")   \
+#define JAX_NA_ATTRIBUTES                                 \
+  Attr<xla::ffi::Span<const int64_t>>("length")           \
       .Attr<xla::ffi::Span<const int64_t>>("kernel_size") \
       .Attr<xla::ffi::Span<const int64_t>>("stride")      \
       .Attr<xla::ffi::Span<const int64_t>>("dilation")    \
@@ -158,20 +194,22 @@ Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer v
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cpu_forward, jax_na::forward,
                               xla::ffi::Ffi::Bind()
-                                  .JAX_NA_INPUTS.Ret<xla::ffi::AnyBuffer>()  // out
-                                  .Ret<xla::ffi::AnyBuffer>()                // lse
+                                  .JAX_NA_INPUTS
+                                  .Ret<xla::ffi::AnyBuffer>()  // out
+                                  .Ret<xla::ffi::AnyBuffer>()  // lse
                                   .JAX_NA_ATTRIBUTES);
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cpu_backward, jax_na::backward,
                               xla::ffi::Ffi::Bind()
-                                  .JAX_NA_INPUTS.Arg<xla::ffi::AnyBuffer>()  // out
-                                  .Arg<xla::ffi::AnyBuffer>()                // lse
-                                  .Arg<xla::ffi::AnyBuffer>()                // dout
-                                  .Arg<xla::ffi::AnyBuffer>()                // dlse
-                                  .Ret<xla::ffi::AnyBuffer>()                // dquery
-                                  .Ret<xla::ffi::AnyBuffer>()                // dkey
-                                  .Ret<xla::ffi::AnyBuffer>()                // dvalue
-                                  .Ret<xla::ffi::AnyBuffer>()                // dadditional_keys
-                                  .Ret<xla::ffi::AnyBuffer>()                // dadditional_values
-                                  .Ret<xla::ffi::AnyBuffer>()                // dbias
+                                  .JAX_NA_INPUTS
+                                  .Arg<xla::ffi::AnyBuffer>()  // out
+                                  .Arg<xla::ffi::AnyBuffer>()  // lse
+                                  .Arg<xla::ffi::AnyBuffer>()  // dout
+                                  .Arg<xla::ffi::AnyBuffer>()  // dlse
+                                  .Ret<xla::ffi::AnyBuffer>()  // dquery
+                                  .Ret<xla::ffi::AnyBuffer>()  // dkey
+                                  .Ret<xla::ffi::AnyBuffer>()  // dvalue
+                                  .Ret<xla::ffi::AnyBuffer>()  // dadditional_keys
+                                  .Ret<xla::ffi::AnyBuffer>()  // dadditional_values
+                                  .Ret<xla::ffi::AnyBuffer>()  // dbias
                                   .JAX_NA_ATTRIBUTES);

@@ -1,4 +1,5 @@
-// What the handlers see of the CPU kernels: arguments, and one table of functions per instruction set.
+// What the handlers see of the CPU kernels: arguments, and one table of functions per instruction
+// set.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +13,8 @@ namespace jax_na {
 enum class Stored : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 constexpr int kStoredTypes = 4;
 
-// Tensors in the layouts of Problem. Bias, LSE and everything named a partial sum is of the compute type: double for
-// float64 tensors, float for all others.
+// Tensors in the layouts of Problem. Bias, LSE and everything named a partial sum is of the compute
+// type: double for float64 tensors, float for all others.
 struct ForwardArgs {
   const Problem* problem;
   const Plan* plan;
@@ -54,7 +55,8 @@ struct BackwardArgs {
   int64_t parts;
 };
 
-// Work is cut into tasks that are independent of each other; `scratch` is `scratch_bytes(args)` bytes, aligned to 64.
+// Work is cut into tasks that are independent of each other; `scratch` is `scratch_bytes(args)`
+// bytes, aligned to 64.
 template <typename Args>
 struct Kernel {
   int64_t (*tasks)(const Args&);

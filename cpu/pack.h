@@ -1,4 +1,5 @@
-// Copies between tensors and the packed tiles that the register tiles read, converting to the compute type.
+// Copies between tensors and the packed tiles that the register tiles read, converting to the
+// compute type.
 #pragma once
 
 #include "cpu/convert.h"
@@ -9,13 +10,17 @@ namespace jax_na::JAX_NA_ISA {
 // The packing routines of one stored type, so that the kernels are compiled once per compute type.
 template <typename T>
 struct Codec {
-  // to[d * pitch + i] = factor * from[i * token_stride + d] for i < count, d < depth. Up to `room` >= count tokens of each
-  // feature may be overwritten.
-  void (*transpose)(const void* from, int64_t token_stride, int count, int room, int depth, T factor, T* to, int pitch);
-  // The same for the few tokens of a register group: pitch is `rows`, and tokens from `count` on become zero.
-  void (*interleave)(const void* from, int64_t token_stride, int count, int rows, int depth, T factor, T* to);
+  // to[d * pitch + i] = factor * from[i * token_stride + d] for i < count, d < depth. Up to `room`
+  // >= count tokens of each feature may be overwritten.
+  void (*transpose)(const void* from, int64_t token_stride, int count, int room, int depth,
+                    T factor, T* to, int pitch);
+  // The same for the few tokens of a register group: pitch is `rows`, and tokens from `count` on
+  // become zero.
+  void (*interleave)(const void* from, int64_t token_stride, int count, int rows, int depth,
+                     T factor, T* to);
   // to[i * pitch + d] = factor * from[i * token_stride + d]; zero for depth <= d < pitch.
-  void (*rows)(const void* from, int64_t token_stride, int count, int depth, T factor, T* to, int pitch);
+  void (*rows)(const void* from, int64_t token_stride, int count, int depth, T factor, T* to,
+               int pitch);
   // to[d] = factor * from[d] for d < depth.
   void (*store_row)(const T* from, int depth, T factor, void* to);
   int64_t bytes;  // of a stored element
@@ -66,8 +71,8 @@ JAX_NA_INLINE Vec<Compute<Stored>> load_stored(const Stored* from) {
 }
 
 template <typename Stored>
-void transpose(const void* from_bytes, int64_t token_stride, int count, int room, int depth, Compute<Stored> factor,
-               Compute<Stored>* __restrict to, int pitch) {
+void transpose(const void* from_bytes, int64_t token_stride, int count, int room, int depth,
+               Compute<Stored> factor, Compute<Stored>* __restrict to, int pitch) {
   using T = Compute<Stored>;
   constexpr int kBlock = kLanes<T>;
   const Stored* __restrict from = static_cast<const Stored*>(from_bytes);
@@ -77,9 +82,11 @@ void transpose(const void* from_bytes, int64_t token_stride, int count, int room
     bool whole = i + kBlock <= room;
     for (int d = 0; whole && d < whole_depth; d += kBlock) {
       Vec<T> block[kBlock];
-      for (int j = 0; j < kBlock; ++j) block[j] = factor * load_stored(from + min_of(i + j, count - 1) * token_stride + d);
+      for (int j = 0; j < kBlock; ++j)
+        block[j] = factor * load_stored(from + min_of(i + j, count - 1) * token_stride + d);
       transpose_block(block);
-      for (int j = 0; j < kBlock; ++j) store(to + static_cast<int64_t>(d + j) * pitch + i, block[j]);
+      for (int j = 0; j < kBlock; ++j)
+        store(to + static_cast<int64_t>(d + j) * pitch + i, block[j]);
     }
     for (int j = i; j < min_of(i + kBlock, count); ++j)
       for (int d = whole ? whole_depth : 0; d < depth; ++d)
@@ -98,8 +105,9 @@ JAX_NA_INLINE void zip(Vec<double> a, Vec<double> b, Vec<double> (&to)[2]) {
 }
 
 template <typename Stored, int M>
-JAX_NA_INLINE void interleave_rows(const Stored* __restrict from, int64_t token_stride, int count, int depth,
-                                   Compute<Stored> factor, Compute<Stored>* __restrict to) {
+JAX_NA_INLINE void interleave_rows(const Stored* __restrict from, int64_t token_stride, int count,
+                                   int depth, Compute<Stored> factor,
+                                   Compute<Stored>* __restrict to) {
   using T = Compute<Stored>;
   constexpr int kBlock = kLanes<T>;
   int d = 0;
@@ -124,19 +132,23 @@ JAX_NA_INLINE void interleave_rows(const Stored* __restrict from, int64_t token_
     }
   }
   for (; d < depth; ++d)
-    for (int m = 0; m < M; ++m) to[d * M + m] = m < count ? factor * to_compute(from[m * token_stride + d]) : T(0);
+    for (int m = 0; m < M; ++m)
+      to[d * M + m] = m < count ? factor * to_compute(from[m * token_stride + d]) : T(0);
 }
 
 template <typename Stored>
-void interleave(const void* from, int64_t token_stride, int count, int rows, int depth, Compute<Stored> factor,
-                Compute<Stored>* to) {
-  if (rows == 2) return interleave_rows<Stored, 2>(static_cast<const Stored*>(from), token_stride, count, depth, factor, to);
-  return interleave_rows<Stored, 4>(static_cast<const Stored*>(from), token_stride, count, depth, factor, to);
+void interleave(const void* from, int64_t token_stride, int count, int rows, int depth,
+                Compute<Stored> factor, Compute<Stored>* to) {
+  if (rows == 2)
+    return interleave_rows<Stored, 2>(static_cast<const Stored*>(from), token_stride, count, depth,
+                                      factor, to);
+  return interleave_rows<Stored, 4>(static_cast<const Stored*>(from), token_stride, count, depth,
+                                    factor, to);
 }
 
 template <typename Stored>
-void rows(const void* from_bytes, int64_t token_stride, int count, int depth, Compute<Stored> factor,
-          Compute<Stored>* __restrict to, int pitch) {
+void rows(const void* from_bytes, int64_t token_stride, int count, int depth,
+          Compute<Stored> factor, Compute<Stored>* __restrict to, int pitch) {
   const Stored* __restrict from = static_cast<const Stored*>(from_bytes);
   for (int i = 0; i < count; ++i, from += token_stride, to += pitch) {
     for (int d = 0; d < depth; ++d) to[d] = factor * to_compute(from[d]);
@@ -145,7 +157,8 @@ void rows(const void* from_bytes, int64_t token_stride, int count, int depth, Co
 }
 
 template <typename Stored>
-void store_row(const Compute<Stored>* __restrict from, int depth, Compute<Stored> factor, void* to_bytes) {
+void store_row(const Compute<Stored>* __restrict from, int depth, Compute<Stored> factor,
+               void* to_bytes) {
   Stored* __restrict to = static_cast<Stored*>(to_bytes);
   for (int d = 0; d < depth; ++d) from_compute(factor * from[d], to[d]);
 }

@@ -11,7 +11,8 @@ namespace jax_na {
 namespace {
 
 constexpr std::align_val_t kLine{64};
-constexpr int64_t kKeptBytes = int64_t{8} << 20;  // scratch that a thread keeps between calls, at most
+constexpr int64_t kKeptBytes = int64_t{8}
+                               << 20;  // scratch that a thread keeps between calls, at most
 
 // A thread's scratch memory. Kept between calls, since fresh pages cost more than a small call.
 class Scratch {
@@ -56,7 +57,8 @@ struct Shared {
 void parallel_for(xla::ffi::ThreadPool& pool, int64_t tasks, int64_t scratch_bytes,
                   const std::function<void(int64_t, std::byte*)>& run) {
   if (tasks <= 0) return;
-  // Helpers may start after the caller has returned: they own `shared`, and touch `run` only with a task in hand.
+  // Helpers may start after the caller has returned: they own `shared`, and touch `run` only with a
+  // task in hand.
   auto shared = std::make_shared<Shared>();
   shared->tasks = tasks;
   auto work = [shared, scratch_bytes, &run] {

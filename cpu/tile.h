@@ -1,4 +1,5 @@
-// A tile: stationary tokens of one (batch, kv head), the streamed intervals they meet, and the walk over both.
+// A tile: stationary tokens of one (batch, kv head), the streamed intervals they meet, and the walk
+// over both.
 #pragma once
 
 #include "core/plan.h"
@@ -8,8 +9,9 @@
 
 namespace jax_na::JAX_NA_ISA {
 
-// A part of the streamed side: lines [line, line + lines) of the tile's (z, y) lines, columns [column, column + columns)
-// of each, as positions along x. Additional tokens are one line of their own, at column 0 upward.
+// A part of the streamed side: lines [line, line + lines) of the tile's (z, y) lines, columns
+// [column, column + columns) of each, as positions along x. Additional tokens are one line of their
+// own, at column 0 upward.
 struct Chunk {
   int line;
   int lines;
@@ -49,7 +51,8 @@ JAX_NA_INLINE void take_tile(Arena& arena, const Plan& plan, Tile& tile) {
 // Fills `tile` with number `index` of the plan's tiles; x runs fastest.
 inline void set_tile(const Problem& problem, const Plan& plan, int64_t index, Tile& tile) {
   for (int a = kMaxRank - 1; a >= 0; --a) {
-    const Span& span = plan.spans[a][static_cast<size_t>(index % static_cast<int64_t>(plan.spans[a].size()))];
+    const Span& span =
+        plan.spans[a][static_cast<size_t>(index % static_cast<int64_t>(plan.spans[a].size()))];
     index /= static_cast<int64_t>(plan.spans[a].size());
     const Axis& axis = problem.axes[a];
     TileAxis& part = tile.axes[a];
@@ -65,15 +68,18 @@ inline void set_tile(const Problem& problem, const Plan& plan, int64_t index, Ti
     part.met = span.met;
     Interval held = part.streamed.positions();
     for (int i = 0; i < span.count; ++i) {
-      Interval seen = keys_stationary ? rule.queries_of(span.begin + i) : rule.window_of(span.begin + i);
+      Interval seen =
+          keys_stationary ? rule.queries_of(span.begin + i) : rule.window_of(span.begin + i);
       part.seen[i] = part.period > 0 ? seen : seen.clipped(held);
     }
   }
   TileAxis& x = tile.axes[2];
-  for (int i = x.count; i < (x.count + plan.rows - 1) / plan.rows * plan.rows; ++i) x.seen[i] = x.seen[x.count - 1];
+  for (int i = x.count; i < (x.count + plan.rows - 1) / plan.rows * plan.rows; ++i)
+    x.seen[i] = x.seen[x.count - 1];
 }
 
-// The tensor a side is read from: element (token, head) begins at base + (token * heads + head) * depth.
+// The tensor a side is read from: element (token, head) begins at base + (token * heads + head) *
+// depth.
 struct Tensor {
   const std::byte* base;
   int tokens[kMaxRank];
@@ -88,12 +94,15 @@ struct Tensor {
   JAX_NA_INLINE int64_t token_stride() const { return static_cast<int64_t>(heads) * depth; }
 };
 
-// Calls place(from, stride, count, line, column) for every stretch of the chunk's tokens that lies evenly in `tensor`.
+// Calls place(from, stride, count, line, column) for every stretch of the chunk's tokens that lies
+// evenly in `tensor`.
 template <typename Place>
-JAX_NA_INLINE void for_each_stretch(const Tile& tile, const Chunk& chunk, const Tensor& tensor, int head, Place place) {
+JAX_NA_INLINE void for_each_stretch(const Tile& tile, const Chunk& chunk, const Tensor& tensor,
+                                    int head, Place place) {
   const TileAxis& x = tile.axes[2];
   if (chunk.additional) {
-    place(tensor.at(tile.batch, 0, 0, chunk.columns.begin, head), tensor.token_stride(), chunk.columns.size(), 0, 0);
+    place(tensor.at(tile.batch, 0, 0, chunk.columns.begin, head), tensor.token_stride(),
+          chunk.columns.size(), 0, 0);
     return;
   }
   int across = tile.axes[1].met.size();
@@ -103,8 +112,9 @@ JAX_NA_INLINE void for_each_stretch(const Tile& tile, const Chunk& chunk, const 
     for (int position = chunk.columns.begin; position < chunk.columns.end;) {
       int end = chunk.columns.end;
       if (x.period > 0) end = min_of(end, (floor_div(position, x.period) + 1) * x.period);
-      place(tensor.at(tile.batch, z, y, x.streamed_token(position), head), tensor.token_stride() * x.streamed.step,
-            end - position, line, position - chunk.columns.begin);
+      place(tensor.at(tile.batch, z, y, x.streamed_token(position), head),
+            tensor.token_stride() * x.streamed.step, end - position, line,
+            position - chunk.columns.begin);
       position = end;
     }
   }
@@ -112,35 +122,43 @@ JAX_NA_INLINE void for_each_stretch(const Tile& tile, const Chunk& chunk, const 
 
 // to[line][feature][pitch], features of the chunk's tokens side by side.
 template <typename T>
-JAX_NA_INLINE void pack_transposed(const Codec<T>& codec, const Tile& tile, const Chunk& chunk, const Tensor& tensor,
-                                   int head, T factor, T* to, int pitch) {
-  for_each_stretch(tile, chunk, tensor, head, [&](const std::byte* from, int64_t stride, int count, int line, int column) {
-    codec.transpose(from, stride, count, pitch - column, tensor.depth, factor,
-                    to + static_cast<int64_t>(line) * tensor.depth * pitch + column, pitch);
-  });
+JAX_NA_INLINE void pack_transposed(const Codec<T>& codec, const Tile& tile, const Chunk& chunk,
+                                   const Tensor& tensor, int head, T factor, T* to, int pitch) {
+  for_each_stretch(tile, chunk, tensor, head,
+                   [&](const std::byte* from, int64_t stride, int count, int line, int column) {
+                     codec.transpose(
+                         from, stride, count, pitch - column, tensor.depth, factor,
+                         to + static_cast<int64_t>(line) * tensor.depth * pitch + column, pitch);
+                   });
 }
 
-// to[line][pitch][width], the chunk's tokens one after the other, padded with zeros to `width` features.
+// to[line][pitch][width], the chunk's tokens one after the other, padded with zeros to `width`
+// features.
 template <typename T>
-JAX_NA_INLINE void pack_rows(const Codec<T>& codec, const Tile& tile, const Chunk& chunk, const Tensor& tensor, int head,
-                             T factor, T* to, int pitch, int width) {
-  for_each_stretch(tile, chunk, tensor, head, [&](const std::byte* from, int64_t stride, int count, int line, int column) {
-    codec.rows(from, stride, count, tensor.depth, factor, to + (static_cast<int64_t>(line) * pitch + column) * width, width);
-  });
+JAX_NA_INLINE void pack_rows(const Codec<T>& codec, const Tile& tile, const Chunk& chunk,
+                             const Tensor& tensor, int head, T factor, T* to, int pitch,
+                             int width) {
+  for_each_stretch(tile, chunk, tensor, head,
+                   [&](const std::byte* from, int64_t stride, int count, int line, int column) {
+                     codec.rows(from, stride, count, tensor.depth, factor,
+                                to + (static_cast<int64_t>(line) * pitch + column) * width, width);
+                   });
 }
 
-// Packs the tile's own tokens as register groups: to[group][feature][rows], zeros for the tokens past the end of a line.
+// Packs the tile's own tokens as register groups: to[group][feature][rows], zeros for the tokens
+// past the end of a line.
 template <typename T>
-JAX_NA_INLINE void pack_groups(const Codec<T>& codec, const Tile& tile, const Tensor& tensor, int head, T factor,
-                               int rows, T* to) {
+JAX_NA_INLINE void pack_groups(const Codec<T>& codec, const Tile& tile, const Tensor& tensor,
+                               int head, T factor, int rows, T* to) {
   const TileAxis& x = tile.axes[2];
   for (int z = 0; z < tile.axes[0].count; ++z) {
     for (int y = 0; y < tile.axes[1].count; ++y) {
       for (int i = 0; i < x.count; i += rows, to += static_cast<int64_t>(rows) * tensor.depth) {
-        const std::byte* from = tensor.at(tile.batch, tile.axes[0].stationary_token(z), tile.axes[1].stationary_token(y),
-                                          x.stationary_token(i), head);
-        codec.interleave(from, tensor.token_stride() * x.stationary.step, min_of(rows, x.count - i), rows, tensor.depth,
-                         factor, to);
+        const std::byte* from =
+            tensor.at(tile.batch, tile.axes[0].stationary_token(z),
+                      tile.axes[1].stationary_token(y), x.stationary_token(i), head);
+        codec.interleave(from, tensor.token_stride() * x.stationary.step, min_of(rows, x.count - i),
+                         rows, tensor.depth, factor, to);
       }
     }
   }
@@ -152,8 +170,10 @@ JAX_NA_INLINE void for_each_grid_chunk(const Plan& plan, const Tile& tile, Visit
   Interval across = tile.axes[2].met;
   for (int line = 0; line < tile.lines(); line += plan.chunk_lines)
     for (int column = across.begin; column < across.end; column += plan.chunk_columns)
-      visit(Chunk{line, min_of(plan.chunk_lines, tile.lines() - line),
-                  {column, min_of(column + plan.chunk_columns, across.end)}, false});
+      visit(Chunk{line,
+                  min_of(plan.chunk_lines, tile.lines() - line),
+                  {column, min_of(column + plan.chunk_columns, across.end)},
+                  false});
 }
 
 // Calls visit(chunk) for every chunk of the additional tokens.
@@ -171,10 +191,10 @@ struct Meeting {
     int dz;  // streamed minus stationary position
     int dy;
   };
-  Strip* strips;       // [lines][per_line]
-  Line* lines;         // [lines]
+  Strip* strips;        // [lines][per_line]
+  Line* lines;          // [lines]
   Mask<T> (*masks)[M];  // [per_line]: lanes that each row sees
-  bool* free;          // [per_line]: every row sees every lane
+  bool* free;           // [per_line]: every row sees every lane
   int line_count;
   int per_line;
   int column;  // position along x of the first strip's first lane
@@ -187,13 +207,15 @@ JAX_NA_INLINE void take_meeting(Arena& arena, const Plan& plan, Meeting<T, M>& m
   int per_line = (plan.chunk_columns + kLanes<T> - 1) / kLanes<T>;
   meeting.strips = arena.take<Strip>(static_cast<int64_t>(per_line) * plan.chunk_lines);
   meeting.lines = arena.take<typename Meeting<T, M>::Line>(plan.chunk_lines);
-  meeting.masks = reinterpret_cast<Mask<T>(*)[M]>(arena.take<T>(static_cast<int64_t>(per_line) * M * kLanes<T>));
+  meeting.masks = reinterpret_cast<Mask<T>(*)[M]>(
+      arena.take<T>(static_cast<int64_t>(per_line) * M * kLanes<T>));
   meeting.free = arena.take<bool>(per_line);
 }
 
 // Lists what the group at (z, y, x..x+M) of the tile meets of the chunk; false if nothing.
 template <typename T, int M>
-JAX_NA_INLINE bool meet(const Tile& tile, const Chunk& chunk, int z, int y, int x, Meeting<T, M>& meeting) {
+JAX_NA_INLINE bool meet(const Tile& tile, const Chunk& chunk, int z, int y, int x,
+                        Meeting<T, M>& meeting) {
   Interval rows[M];
   Interval all;
   meeting.line_count = 0;
@@ -224,7 +246,8 @@ JAX_NA_INLINE bool meet(const Tile& tile, const Chunk& chunk, int z, int y, int 
   auto add_line = [&](int line) {
     int left = all.size();
     int at = all.begin - chunk.columns.begin;
-    for (int s = 0; s < per_line; ++s, at += kLanes<T>, left -= kLanes<T>) *strip++ = {line, at, min_of(left, kLanes<T>)};
+    for (int s = 0; s < per_line; ++s, at += kLanes<T>, left -= kLanes<T>)
+      *strip++ = {line, at, min_of(left, kLanes<T>)};
   };
   if (chunk.additional) {
     add_line(0);

@@ -1,6 +1,8 @@
-// SIMD vectors of a compute type, by the compilers' vector extension: one spelling for every instruction set.
+// SIMD vectors of a compute type, by the compilers' vector extension: one spelling for every
+// instruction set.
 //
-// This header is compiled once per instruction set, inside the namespace JAX_NA_ISA that the build defines.
+// This header is compiled once per instruction set, inside the namespace JAX_NA_ISA that the build
+// defines.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +56,8 @@ template <typename T>
 JAX_NA_INLINE Vec<T> broadcast(T value) {
   return value - Vec<T>{};  // x - 0 is x, also for -0.0 and NaN
 }
-// Keeps a loaded vector in a register: compilers repeat the load in every use otherwise, and loads are the bottleneck of
-// a register tile.
+// Keeps a loaded vector in a register: compilers repeat the load in every use otherwise, and loads
+// are the bottleneck of a register tile.
 template <typename T>
 JAX_NA_INLINE Vec<T> kept(Vec<T> value) {
 #if defined(__x86_64__) && defined(__AVX__)
@@ -105,12 +107,14 @@ JAX_NA_INLINE Mask<T> lanes_between(int first, int begin, int end) {
 template <typename T>
 struct Exp2;
 
-// 2^x = 2^n * 2^f with n = round(x) and |f| <= 1/2; 2^f by the Taylor series of exp(f ln 2), whose first dropped term
-// bounds the relative error (float: 5.2e-9, double: 4.1e-18, both far below half an ulp).
+// 2^x = 2^n * 2^f with n = round(x) and |f| <= 1/2; 2^f by the Taylor series of exp(f ln 2), whose
+// first dropped term bounds the relative error (float: 5.2e-9, double: 4.1e-18, both far below half
+// an ulp).
 template <>
 struct Exp2<float> {
   static constexpr float kLowest = -125.0f;  // 2^x below is returned as 0
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
+  static constexpr float kRound =
+      12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
   static constexpr int kMantissaBits = 23;
   static constexpr int kTerms = 7;
 };
@@ -136,8 +140,10 @@ JAX_NA_INLINE Vec<T> exp2(Vec<T> x) {
   for (int k = 1; k <= Constants::kTerms; ++k) coefficient[k] = coefficient[k - 1] * kLn2 / k;
   Vec<T> result = broadcast<T>(static_cast<T>(coefficient[Constants::kTerms]));
 #pragma GCC unroll 16
-  for (int k = Constants::kTerms - 1; k >= 0; --k) result = result * fraction + static_cast<T>(coefficient[k]);
-  Mask<T> scaled = Mask<T>(result) + (Mask<T>(shifted) << Constants::kMantissaBits);  // casts keep the bits
+  for (int k = Constants::kTerms - 1; k >= 0; --k)
+    result = result * fraction + static_cast<T>(coefficient[k]);
+  Mask<T> scaled =
+      Mask<T>(result) + (Mask<T>(shifted) << Constants::kMantissaBits);  // casts keep the bits
   return x < lowest ? Vec<T>{} : Vec<T>(scaled);
 }
 

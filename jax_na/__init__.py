@@ -1,4 +1,6 @@
-"""Neighborhood attention for JAX: every token of a 1-D, 2-D or 3-D grid attends to a box of nearby tokens."""
+"""Neighborhood attention for JAX: every token of a 1-D, 2-D or 3-D grid attends to a box of nearby
+tokens.
+"""
 
 from jax_na._attention import RESIDUAL_NAMES, na1d, na2d, na3d, neighborhood_attention
 from jax_na._export import export_safety_checks

@@ -45,7 +45,10 @@ def window_of(
         kernel_size = (kernel_size,) * rank
     window = Window(kernel_size, stride, dilation, is_causal, boundary)
     if rank is not None and window.rank != rank:
-        raise ValueError(f"kernel_size should be one value or {rank} values, one per axis, but got {kernel_size!r}")
+        raise ValueError(
+            f"kernel_size should be one value or {rank} values, one per axis, but got "
+            f"{kernel_size!r}"
+        )
     return window
 
 
@@ -53,7 +56,9 @@ def as_array(name: str, value: Any) -> jax.Array:
     """`value` as an array of a supported floating-point type."""
     array = jnp.asarray(value)
     if array.dtype.name not in DTYPES:
-        raise ValueError(f"{name} should be of type {', '.join(DTYPES)}, but got {array.dtype.name}")
+        raise ValueError(
+            f"{name} should be of type {', '.join(DTYPES)}, but got {array.dtype.name}"
+        )
     return array
 
 
@@ -66,7 +71,9 @@ def expect_shape(name: str, array: jax.Array, shape: tuple[int, ...], meaning: s
 def expect_dtype(name: str, array: jax.Array, query: jax.Array) -> None:
     """Raises unless `array` has the query's type."""
     if array.dtype != query.dtype:
-        raise ValueError(f"{name} should be of query's type {query.dtype.name}, but got {array.dtype.name}")
+        raise ValueError(
+            f"{name} should be of query's type {query.dtype.name}, but got {array.dtype.name}"
+        )
 
 
 def read_scale(scale: float | None, head_dim: int) -> float:
@@ -77,7 +84,8 @@ def read_scale(scale: float | None, head_dim: int) -> float:
         number = float(scale)
     except (TypeError, ValueError, jax.errors.ConcretizationTypeError):
         raise ValueError(
-            f"scale should be a number known when tracing (multiply query by a traced one), but got {scale!r}"
+            f"scale should be a number known when tracing (multiply query by a traced one), "
+            f"but got {scale!r}"
         ) from None
     if not math.isfinite(number):
         raise ValueError(f"scale should be finite, but got {number}")
@@ -90,14 +98,18 @@ def read_precision(precision: Any) -> jax.lax.Precision | None:
         return None if precision is None else jax.lax.Precision(precision)
     except ValueError:
         names = ", ".join(repr(p.name.lower()) for p in jax.lax.Precision)
-        raise ValueError(f"precision should be None or one of {names}, but got {precision!r}") from None
+        raise ValueError(
+            f"precision should be None or one of {names}, but got {precision!r}"
+        ) from None
 
 
 def read_heads(name: str, array: jax.Array, query: jax.Array) -> int:
     """Number of heads of a key or value tensor, which should divide the query's."""
     heads, kv_heads = query.shape[-2], array.shape[-2]
     if kv_heads < 1 or heads % kv_heads:
-        raise ValueError(f"{name} should have a number of heads that divides query's {heads}, but got {kv_heads}")
+        raise ValueError(
+            f"{name} should have a number of heads that divides query's {heads}, but got {kv_heads}"
+        )
     return kv_heads
 
 
@@ -121,19 +133,30 @@ def read_arguments(
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim < rank + 2:
             raise ValueError(
-                f"{name} should have at least {rank + 2} dimensions [..., {rank} spatial, heads, head_dim] for a "
+                f"{name} should have at least {rank + 2} dimensions [..., {rank} spatial, "
+                f"heads, head_dim] for a "
                 f"kernel_size of {rank} entries, but got shape {array.shape}"
             )
     batch, spatial = query.shape[: -rank - 2], query.shape[-rank - 2 : -2]
     heads, head_dim = query.shape[-2:]
     if heads < 1 or head_dim < 1:
-        raise ValueError(f"query should have at least 1 head of head_dim at least 1, but got shape {query.shape}")
+        raise ValueError(
+            f"query should have at least 1 head of head_dim at least 1, but got shape {query.shape}"
+        )
     kv_heads = read_heads("key", key, query)
     if value.shape[-1] < 1:
         raise ValueError(f"value should have a head_dim of at least 1, but got shape {value.shape}")
-    expect_shape("key", key, (*batch, *spatial, kv_heads, head_dim), "batch, spatial, key heads, query's head_dim")
     expect_shape(
-        "value", value, (*batch, *spatial, kv_heads, value.shape[-1]), "batch, spatial, key's heads, value's head_dim"
+        "key",
+        key,
+        (*batch, *spatial, kv_heads, head_dim),
+        "batch, spatial, key heads, query's head_dim",
+    )
+    expect_shape(
+        "value",
+        value,
+        (*batch, *spatial, kv_heads, value.shape[-1]),
+        "batch, spatial, key's heads, value's head_dim",
     )
     expect_dtype("key", key, query)
     expect_dtype("value", value, query)
@@ -141,18 +164,26 @@ def read_arguments(
     scale = read_scale(scale, head_dim)
 
     if (additional_keys is None) != (additional_values is None):
-        given, missing = ("additional_keys", "additional_values")[:: 1 if additional_values is None else -1]
+        given, missing = ("additional_keys", "additional_values")[
+            :: 1 if additional_values is None else -1
+        ]
         raise ValueError(f"{missing} should be given with {given}, but got None")
     if additional_keys is not None:
         additional_keys = as_array("additional_keys", additional_keys)
         additional_values = as_array("additional_values", additional_values)
         if additional_keys.ndim < 3:
             raise ValueError(
-                f"additional_keys should have dimensions [..., tokens, heads, head_dim], but got {additional_keys.shape}"
+                f"additional_keys should have dimensions [..., tokens, heads, head_dim], but "
+                f"got {additional_keys.shape}"
             )
         tokens = additional_keys.shape[-3]
         meaning = "batch, additional tokens, key's heads"
-        expect_shape("additional_keys", additional_keys, (*batch, tokens, kv_heads, head_dim), f"{meaning}, head_dim")
+        expect_shape(
+            "additional_keys",
+            additional_keys,
+            (*batch, tokens, kv_heads, head_dim),
+            f"{meaning}, head_dim",
+        )
         expect_shape(
             "additional_values",
             additional_values,
@@ -163,6 +194,8 @@ def read_arguments(
         expect_dtype("additional_values", additional_values, query)
     if bias is not None:
         bias = as_array("relative_position_bias", bias)
-        shape = (heads, *(2 * (w or 0) - 1 for w in window.kernel_size))
+        shape = (heads, *(2 * w - 1 for w in window.sizes))
         expect_shape("relative_position_bias", bias, shape, "heads, 2 * kernel_size - 1 per axis")
-    return Arguments(query, key, value, additional_keys, additional_values, bias, window, scale, batch, spatial)
+    return Arguments(
+        query, key, value, additional_keys, additional_values, bias, window, scale, batch, spatial
+    )

@@ -17,18 +17,23 @@ from jax_na._implementations import candidates, require_fused
 from jax_na._operation import NO_JVP, Call, operation
 from jax_na._window import Boundary
 
-#: Names of the residuals of the backward pass, for ``jax.checkpoint_policies.save_only_these_names``.
+#: Names of the residuals of the backward pass, for
+#: ``jax.checkpoint_policies.save_only_these_names``.
 RESIDUAL_NAMES = ("neighborhood_attention_out", "neighborhood_attention_lse")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(call: Call, query, key, value, additional_keys, additional_values, bias, origins):
-    return operation(call, "forward")(query, key, value, additional_keys, additional_values, bias, origins)
+    return operation(call, "forward")(
+        query, key, value, additional_keys, additional_values, bias, origins
+    )
 
 
 def _attend_forward(call: Call, *operands):
     out, lse = operation(call, "forward")(*operands)
-    out, lse = (checkpoint_name(x, name) for x, name in zip((out, lse), RESIDUAL_NAMES, strict=True))
+    out, lse = (
+        checkpoint_name(x, name) for x, name in zip((out, lse), RESIDUAL_NAMES, strict=True)
+    )
     return (out, lse), (operands, out, lse)
 
 
@@ -46,11 +51,15 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _varying_axes(x: jax.Array) -> frozenset[str]:
     """The manual axes over which `x` varies inside shard_map; JAX 0.10 gave them a new name."""
     aval = jax.typeof(x)
-    return frozenset(aval.manual_axis_type.varying if hasattr(aval, "manual_axis_type") else aval.vma)
+    return frozenset(
+        aval.manual_axis_type.varying if hasattr(aval, "manual_axis_type") else aval.vma
+    )
 
 
 def _vary_alike(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Inside shard_map: every array varies over the axes that any of them varies over; the transpose sums."""
+    """Inside shard_map: every array varies over the axes that any of them varies over; the
+    transpose sums.
+    """
     axes = frozenset[str]().union(*(_varying_axes(x) for x in arrays))
 
     def vary(x: jax.Array) -> jax.Array:
@@ -60,7 +69,9 @@ def _vary_alike(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     return [vary(x) for x in arrays]
 
 
-def _fused(a: Arguments, precision: jax.lax.Precision | None, *, anywhere: bool) -> tuple[jax.Array, jax.Array]:
+def _fused(
+    a: Arguments, precision: jax.lax.Precision | None, *, anywhere: bool
+) -> tuple[jax.Array, jax.Array]:
     rank, lead = a.window.rank, 3 - a.window.rank
     padding: tuple[int, ...] = (1,) * lead
 
@@ -76,12 +87,12 @@ def _fused(a: Arguments, precision: jax.lax.Precision | None, *, anywhere: bool)
 
     heads, bias_dtype = a.query.shape[-2], _ffi.lse_dtype(a.query.dtype)
     if a.bias is None:
-        bias = jnp.zeros((0, heads, *padding, *(2 * (w or 0) - 1 for w in a.window.kernel_size)), bias_dtype)
+        bias = jnp.zeros((0, heads, *padding, *(2 * w - 1 for w in a.window.sizes)), bias_dtype)
     else:
         bias = jnp.expand_dims(a.bias.astype(bias_dtype), (0, *range(2, 2 + lead)))
     geometry = _ffi.Geometry(
         length=(*padding, *a.spatial),  # pyright: ignore[reportArgumentType]
-        kernel_size=(*padding, *a.window.kernel_size),  # pyright: ignore[reportArgumentType]
+        kernel_size=(*padding, *a.window.sizes),  # pyright: ignore[reportArgumentType]
         stride=(*padding, *a.window.stride),  # pyright: ignore[reportArgumentType]
         dilation=(*padding, *a.window.dilation),  # pyright: ignore[reportArgumentType]
         is_causal=((False,) * lead + a.window.is_causal),  # pyright: ignore[reportArgumentType]
@@ -100,7 +111,7 @@ def _fused(a: Arguments, precision: jax.lax.Precision | None, *, anywhere: bool)
     )
     origins = jnp.zeros((2, 3), jnp.int32)
     try:
-        out, lse = _attend(Call(geometry, precision, anywhere), *operands, origins)
+        results: Any = _attend(Call(geometry, precision, anywhere), *operands, origins)
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
@@ -110,21 +121,22 @@ def _fused(a: Arguments, precision: jax.lax.Precision | None, *, anywhere: bool)
         x = jnp.squeeze(x, tuple(range(1, 1 + lead)))
         return x.reshape(*a.batch, *x.shape[1:]) if len(a.batch) != 1 else x
 
+    out, lse = results
     return off_grid(out), off_grid(lse)
 
 
 def _pure(a: Arguments, precision: jax.lax.Precision | None) -> tuple[jax.Array, jax.Array]:
     batch = math.prod(a.batch)
 
-    def flat(x: jax.Array | None) -> jax.Array | None:
-        return x if x is None or len(a.batch) == 1 else x.reshape(batch, *x.shape[len(a.batch) :])
+    def flat(x: jax.Array) -> jax.Array:
+        return x if len(a.batch) == 1 else x.reshape(batch, *x.shape[len(a.batch) :])
 
     out, lse = _xla.attention(
         flat(a.query),
         flat(a.key),
         flat(a.value),
-        flat(a.additional_keys),
-        flat(a.additional_values),
+        None if a.additional_keys is None else flat(a.additional_keys),
+        None if a.additional_values is None else flat(a.additional_values),
         a.bias,
         window=a.window,
         scale=a.scale,
@@ -133,7 +145,9 @@ def _pure(a: Arguments, precision: jax.lax.Precision | None) -> tuple[jax.Array,
     return out.reshape(*a.batch, *out.shape[1:]), lse.reshape(*a.batch, *lse.shape[1:])
 
 
-def _run(a: Arguments, implementation: str | Sequence[str] | None, precision: Any) -> tuple[jax.Array, jax.Array]:
+def _run(
+    a: Arguments, implementation: str | Sequence[str] | None, precision: Any
+) -> tuple[jax.Array, jax.Array]:
     precision = read_precision(precision)
     refusals = []
     for name in candidates(implementation):
@@ -166,40 +180,49 @@ def neighborhood_attention(
     precision: Any = None,
     return_lse: bool = False,
 ) -> Any:
-    """Neighborhood attention: every token attends to a box of nearby tokens of a 1-D, 2-D or 3-D grid.
+    """Neighborhood attention: every token attends to a box of nearby tokens of a 1-D, 2-D or 3-D
+    grid.
 
-    ``out = softmax(scale * query key^T + bias) value`` over the keys that each query sees. The rank is the length of
-    `kernel_size` (an integer means rank 1); :func:`na1d`, :func:`na2d` and :func:`na3d` fix it.
+    ``out = softmax(scale * query key^T + bias) value`` over the keys that each query sees. The rank
+    is the length of `kernel_size` (an integer means rank 1); :func:`na1d`, :func:`na2d` and
+    :func:`na3d` fix it.
 
     Args:
-      query: [..., *spatial, N, D], any number of leading batch axes; float32, float64, bfloat16 or float16.
-      key: [..., *spatial, K, D] of the query's type. N must be a multiple of K; query head n reads key head n // (N // K).
+      query: [..., *spatial, N, D], any number of leading batch axes; float32, float64, bfloat16 or
+        float16.
+      key: [..., *spatial, K, D] of the query's type. N must be a multiple of K; query head n reads
+        key head n // (N // K).
       value: [..., *spatial, K, Dv] of the query's type.
       kernel_size: keys per query, one entry per axis; None stands for the whole axis.
       stride: neighbouring queries that share a window, 1 to `kernel_size`.
-      dilation: gap between neighbouring keys; `kernel_size * dilation` may not exceed the length of the axis.
+      dilation: gap between neighbouring keys; `kernel_size * dilation` may not exceed the length of
+        the axis.
       is_causal: hide the keys after the query, per axis.
       scale: factor of the scores, a number known when tracing; ``D ** -0.5`` if None.
-      additional_keys: [..., S, K, D], tokens visible to every query, in one softmax with the window.
+      additional_keys: [..., S, K, D], tokens visible to every query, in one softmax with the
+        window.
       additional_values: [..., S, K, Dv].
-      boundary: "shift" (the window moves inside), "clip" (it is cut) or "wrap" (the axis is periodic), per axis.
-      relative_position_bias: [N, 2 * kernel_size - 1 per axis], added to the scores at index key - query + kernel_size
-        - 1, in steps of the dilation.
-      implementation: "fused" (compiled kernels), "xla" (pure JAX: any platform, any derivative), a sequence of names to
-        try in order, or None for the best one of the platform that is compiled for; see :func:`implementations`.
-      precision: of the matrix products of "xla", as in ``jax.numpy.einsum``. The CPU kernels always compute in full
-        float32 (float64 for float64).
+      boundary: "shift" (the window moves inside), "clip" (it is cut) or "wrap" (the axis is
+        periodic), per axis.
+      relative_position_bias: [N, 2 * kernel_size - 1 per axis], added to the scores at index key -
+        query + kernel_size - 1, in steps of the dilation.
+      implementation: "fused" (compiled kernels), "xla" (pure JAX: any platform, any derivative), a
+        sequence of names to try in order, or None for the best one of the platform that is compiled
+        for; see :func:`implementations`.
+      precision: of the matrix products of "xla", as in ``jax.numpy.einsum``. The CPU kernels always
+        compute in full float32 (float64 for float64).
       return_lse: also return the log-sum-exp of the scores.
 
     Returns:
-      out [..., *spatial, N, Dv] of the query's type; with `return_lse` also lse [..., *spatial, N], natural logarithm, in
-      float32 (float64 for float64). Both are differentiable.
+      out [..., *spatial, N, Dv] of the query's type; with `return_lse` also lse [..., *spatial, N],
+      natural logarithm, in float32 (float64 for float64). Both are differentiable.
 
     Raises:
       ValueError: a wrong argument, before anything is compiled.
       NotImplementedError: the implementation cannot do it; the message names the one that can.
 
-    Source: Hassani et al., "Neighborhood Attention Transformer" (CVPR 2023) and "Faster Neighborhood Attention" (NeurIPS
+    Source: Hassani et al., "Neighborhood Attention Transformer" (CVPR 2023) and "Faster
+      Neighborhood Attention" (NeurIPS
     2024); the exact definition is docs/semantics.md.
     """
     window = window_of(None, kernel_size, stride, dilation, is_causal, boundary)
@@ -228,7 +251,8 @@ def na1d(
     precision: Any = None,
     return_lse: bool = False,
 ) -> Any:
-    """1-D neighborhood attention over [..., length, heads, head_dim]: see :func:`neighborhood_attention`.
+    """1-D neighborhood attention over [..., length, heads, head_dim]: see
+    :func:`neighborhood_attention`.
 
     A scalar `kernel_size` holds for the axis.
     """
@@ -270,7 +294,8 @@ def na2d(
     precision: Any = None,
     return_lse: bool = False,
 ) -> Any:
-    """2-D neighborhood attention over [..., height, width, heads, head_dim]: see :func:`neighborhood_attention`.
+    """2-D neighborhood attention over [..., height, width, heads, head_dim]: see
+    :func:`neighborhood_attention`.
 
     A scalar `kernel_size` holds for all axes.
     """
@@ -312,7 +337,8 @@ def na3d(
     precision: Any = None,
     return_lse: bool = False,
 ) -> Any:
-    """3-D neighborhood attention over [..., depth, height, width, heads, head_dim]: see :func:`neighborhood_attention`.
+    """3-D neighborhood attention over [..., depth, height, width, heads, head_dim]: see
+    :func:`neighborhood_attention`.
 
     A scalar `kernel_size` holds for all axes.
     """
@@ -334,4 +360,3 @@ def na3d(
         precision=precision,
         return_lse=return_lse,
     )
-

@@ -21,7 +21,10 @@ def _lines(letters: np.ndarray) -> str:
 
 def _flat(values: np.ndarray, what: str) -> np.ndarray:
     if values.ndim > 2:
-        raise ValueError(f"{what} can be plotted for 1-D and 2-D grids, but this one has {values.ndim} axes: draw it as text")
+        raise ValueError(
+            f"{what} can be plotted for 1-D and 2-D grids, but this one has {values.ndim} "
+            f"axes: draw it as text"
+        )
     return np.atleast_2d(values)
 
 

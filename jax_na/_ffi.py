@@ -29,7 +29,8 @@ def _runtime_ffi_version() -> tuple[int, int]:
 
 
 def _register() -> None:
-    # A library built with newer headers than the runtime's registers without complaint, and then no backend starts.
+    # A library built with newer headers than the runtime's registers without complaint, and then no
+    # backend starts.
     built, runtime = tuple(_core.ffi_api_version), _runtime_ffi_version()
     if built[0] != runtime[0] or built[1] > runtime[1]:
         raise ImportError(
@@ -45,7 +46,9 @@ _register()
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The static part of a call: what is not an array, on three axes (leading ones of length 1 where the rank is less)."""
+    """The static part of a call: what is not an array, on three axes (leading ones of length 1
+    where the rank is less).
+    """
 
     length: tuple[int, int, int]
     kernel_size: tuple[int, int, int]
@@ -66,19 +69,24 @@ class Geometry:
             "is_causal": self.is_causal,
             "boundary": boundary,
         }
-        return {name: np.array(value, np.int64) for name, value in axes.items()} | {"scale": np.float64(self.scale)}
+        return {name: np.array(value, np.int64) for name, value in axes.items()} | {
+            "scale": np.float64(self.scale)
+        }
 
 
 def result_like(x: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype):
     """The type of a result whose leading dimensions are laid out as those of `x`.
 
-    It keeps the explicit sharding and the varying manual axes of `x`, which a bare shape would lose without a word.
+    It keeps the explicit sharding and the varying manual axes of `x`, which a bare shape would lose
+    without a word.
     """
     aval = jax.typeof(x)
     sharding = aval.sharding
     spec = tuple(sharding.spec)[: len(shape)]
     spec += (None,) * (len(shape) - len(spec))
-    return aval.update(shape=shape, dtype=dtype, sharding=sharding.update(spec=jax.sharding.PartitionSpec(*spec)))
+    return aval.update(
+        shape=shape, dtype=dtype, sharding=sharding.update(spec=jax.sharding.PartitionSpec(*spec))
+    )
 
 
 def lse_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -109,15 +117,20 @@ def backward_results(query, key, value, additional_keys, additional_values, bias
 def forward(geometry: Geometry, *operands: jax.Array):
     """out [B, z, y, x, N, Dv] and lse [B, z, y, x, N] by the CPU custom call.
 
-    Operands: query [B, z, y, x, N, D], key [.., K, D], value [.., K, Dv], additional_keys [B, S, K, D],
-    additional_values [B, S, K, Dv] (S = 0: none), bias [0 | 1 | B, N, 2w-1 per axis], origins int32 [2, 3].
+    Operands: query [B, z, y, x, N, D], key [.., K, D], value [.., K, Dv], additional_keys [B, S, K,
+      D],
+    additional_values [B, S, K, Dv] (S = 0: none), bias [0 | 1 | B, N, 2w-1 per axis], origins int32
+    [2, 3].
     """
     return jax.ffi.ffi_call(FORWARD, forward_results(*operands))(*operands, **geometry.attributes())
 
 
 def backward(geometry: Geometry, *operands: jax.Array):
-    """The gradients of the first six operands by the CPU custom call; that of bias is [B, N, 2w-1 per axis], unsummed.
+    """The gradients of the first six operands by the CPU custom call; that of bias is [B, N, 2w-1
+    per axis], unsummed.
 
     Operands: those of :func:`forward`, then out, lse and their cotangents.
     """
-    return jax.ffi.ffi_call(BACKWARD, backward_results(*operands))(*operands, **geometry.attributes())
+    return jax.ffi.ffi_call(BACKWARD, backward_results(*operands))(
+        *operands, **geometry.attributes()
+    )

@@ -25,15 +25,21 @@ class Implementation:
 
 
 def implementations(platform: str | None = None) -> tuple[Implementation, ...]:
-    """Lists every implementation and whether it runs on `platform` ("cpu", "cuda", "tpu", ...; default: JAX's default).
+    """Lists every implementation and whether it runs on `platform` ("cpu", "cuda", "tpu", ...;
+    default: JAX's default).
 
     The first available one is what ``implementation=None`` runs there.
     """
     platform = jax.default_backend() if platform is None else platform
     if platform == "cpu":
-        reason = f"compiled CPU kernels ({_core.cpu_instruction_set}); first derivatives in reverse mode"
+        reason = (
+            f"compiled CPU kernels ({_core.cpu_instruction_set}); first derivatives in reverse mode"
+        )
     else:
-        reason = f"there are no compiled kernels for {platform!r} yet: implementation=None runs 'xla' there"
+        reason = (
+            f"there are no compiled kernels for {platform!r} yet: "
+            "implementation=None runs 'xla' there"
+        )
     return (
         Implementation("fused", platform == "cpu", reason),
         Implementation("xla", True, "pure JAX on any platform, differentiable any number of times"),
@@ -44,11 +50,14 @@ def require_fused() -> None:
     """Raises where implementation="fused" cannot run on the default platform."""
     fused = implementations()[0]
     if not fused.available:
-        raise NotImplementedError(f"jax_na: implementation='fused' is not available: {fused.reason}")
+        raise NotImplementedError(
+            f"jax_na: implementation='fused' is not available: {fused.reason}"
+        )
 
 
 def candidates(implementation: str | Sequence[str] | None) -> tuple[str | None, ...]:
-    """The names to try in order; None alone means the best one of the platform that is compiled for.
+    """The names to try in order; None alone means the best one of the platform that is compiled
+    for.
 
     Raises:
       ValueError: an unknown name, or no name at all.
@@ -58,7 +67,12 @@ def candidates(implementation: str | Sequence[str] | None) -> tuple[str | None, 
     names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
     for name in names:
         if name not in NAMES:
-            raise ValueError(f"implementation should be None or from {', '.join(map(repr, NAMES))}, but got {name!r}")
+            raise ValueError(
+                f"implementation should be None or from {', '.join(map(repr, NAMES))}, but "
+                f"got {name!r}"
+            )
     if not names:
-        raise ValueError("implementation should name at least one implementation, but got an empty sequence")
+        raise ValueError(
+            "implementation should name at least one implementation, but got an empty sequence"
+        )
     return names

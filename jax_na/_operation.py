@@ -1,9 +1,11 @@
 """The fused operation on its canonical operands, for every transformation but differentiation.
 
-    custom_jvp (an error) ( custom_vmap ( custom_partitioning ( per platform: custom call | pure JAX ) ) )
+    custom_jvp (an error) ( custom_vmap ( custom_partitioning ( per platform: custom call | pure JAX
+    ) ) )
 
-Canonical operands: query [B, z, y, x, N, D], key [B, z, y, x, K, D], value [B, z, y, x, K, Dv], additional_keys
-[B, S, K, D], additional_values [B, S, K, Dv], bias [0 | 1 | B, N, 2w-1 per axis], origins int32 [2, 3].
+Canonical operands: query [B, z, y, x, N, D], key [B, z, y, x, K, D], value [B, z, y, x, K, Dv],
+additional_keys [B, S, K, D], additional_values [B, S, K, Dv], bias [0 | 1 | B, N, 2w-1 per axis],
+origins int32 [2, 3].
 """
 
 from __future__ import annotations
@@ -29,12 +31,19 @@ class Call:
 
     geometry: _ffi.Geometry
     precision: jax.lax.Precision | None
-    # Whether platforms without compiled kernels run pure JAX (implementation=None) or are refused ("fused").
+    # Whether platforms without compiled kernels run pure JAX (implementation=None) or are refused
+    # ("fused").
     anywhere: bool
 
 
 def _window(geometry: _ffi.Geometry) -> Window:
-    return Window(geometry.kernel_size, geometry.stride, geometry.dilation, geometry.is_causal, geometry.boundary)
+    return Window(
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.dilation,
+        geometry.is_causal,
+        geometry.boundary,
+    )
 
 
 def _xla_forward(call: Call, query, key, value, additional_keys, additional_values, bias, origins):
@@ -43,26 +52,49 @@ def _xla_forward(call: Call, query, key, value, additional_keys, additional_valu
     attend = functools.partial(
         _xla.attention, window=_window(geometry), scale=geometry.scale, precision=call.precision
     )
-    more = (additional_keys, additional_values) if additional_keys.shape[1] else (None, None)
-    if bias.shape[0] <= 1:
-        return attend(query, key, value, *more, bias[0] if bias.shape[0] else None)
+    has_more = additional_keys.shape[1] > 0
+
+    def whole_batch(bias, query, key, value, more_keys, more_values):
+        more = (more_keys, more_values) if has_more else (None, None)
+        return attend(query, key, value, more[0], more[1], bias)
+
     entries = (query, key, value, additional_keys, additional_values)
-    out, lse = jax.vmap(lambda bias, *entry: attend(*(x[None] for x in entry), bias))(bias, *entries)
+    if bias.shape[0] <= 1:
+        return whole_batch(bias[0] if bias.shape[0] else None, *entries)
+    one = [x[:, None] for x in entries]  # a batch of one for each bias
+    out, lse = jax.vmap(whole_batch)(bias, *one)
     return out[:, 0], lse[:, 0]
 
 
-def _xla_backward(call: Call, query, key, value, additional_keys, additional_values, bias, origins, out, lse, dout, dlse):
+def _xla_backward(
+    call: Call,
+    query,
+    key,
+    value,
+    additional_keys,
+    additional_values,
+    bias,
+    origins,
+    out,
+    lse,
+    dout,
+    dlse,
+):
     del out, lse
     # One bias per batch entry, since the gradient is wanted unsummed.
     each = jnp.broadcast_to(bias, (query.shape[0], *bias.shape[1:])) if bias.shape[0] else bias
     operands = (query, key, value, additional_keys, additional_values, each)
-    _, transpose = jax.vjp(lambda *operands: _xla_forward(call, *operands, origins), *operands)
+    _, transpose = jax.vjp(
+        lambda q, k, v, ak, av, b: _xla_forward(call, q, k, v, ak, av, b, origins), *operands
+    )
     return transpose((dout, dlse))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """One of the two custom calls, its stand-in where there is none, and the types of its results."""
+    """One of the two custom calls, its stand-in where there is none, and the types of its
+    results.
+    """
 
     compiled: Callable[..., Any]
     pure: Callable[..., Any]
@@ -79,7 +111,8 @@ def _per_platform(call: Call, kind: _Kind) -> Callable[..., Any]:
     compiled = functools.partial(kind.compiled, call.geometry)
     if not call.anywhere:
         return lambda *operands: jax.lax.platform_dependent(*operands, cpu=compiled)
-    # Jitted, since custom_partitioning takes no function that closes over constants (its tables): a jit keeps them inside.
+    # Jitted, since custom_partitioning takes no function that closes over constants (its tables): a
+    # jit keeps them inside.
     pure = jax.jit(functools.partial(kind.pure, call))
 
     def default(*operands):
@@ -98,14 +131,18 @@ def _local(call: Call, kind: str, group: int, bias_batch: int, kv_heads: int) ->
     return partitioned(_per_platform(call, _KINDS[kind]), kind, group, bias_batch, kv_heads)
 
 
-def _fold(axis_size: int, in_batched: list[bool], operands: tuple[jax.Array, ...]) -> list[jax.Array]:
+def _fold(
+    axis_size: int, in_batched: list[bool], operands: tuple[jax.Array, ...]
+) -> list[jax.Array]:
     """Moves the mapped axis of every operand into its batch, in front of what is there."""
     batch = operands[0].shape[1 if in_batched[0] else 0]
     folded = []
     for i, (operand, batched) in enumerate(zip(operands, in_batched, strict=True)):
         if i == _ORIGINS:
             if batched:
-                raise NotImplementedError("jax_na: origins cannot be mapped by vmap; they belong to a device")
+                raise NotImplementedError(
+                    "jax_na: origins cannot be mapped by vmap; they belong to a device"
+                )
             folded.append(operand)
             continue
         own = operand.shape[1 if batched else 0]
@@ -125,7 +162,9 @@ def _fold(axis_size: int, in_batched: list[bool], operands: tuple[jax.Array, ...
 
 @functools.lru_cache(maxsize=4096)
 def operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
-    """The "forward" (7 operands to out, lse) or "backward" (11 operands to 6 gradients) operation, jitted."""
+    """The "forward" (7 operands to out, lse) or "backward" (11 operands to 6 gradients) operation,
+    jitted.
+    """
 
     @jax.custom_batching.custom_vmap
     def mapped(*operands):
@@ -137,7 +176,9 @@ def operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
         batch = flat[0].shape[0] // axis_size
 
         def unfold(result):
-            if result.shape[0] == 0 and batch * axis_size:  # the gradient of a bias that is not there
+            if (
+                result.shape[0] == 0 and batch * axis_size
+            ):  # the gradient of a bias that is not there
                 return jnp.broadcast_to(result, (axis_size, *result.shape))
             return result.reshape(axis_size, batch, *result.shape[1:])
 
@@ -157,6 +198,7 @@ def operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
 
 
 NO_JVP = (
-    "jax_na: implementation='fused' supports first derivatives in reverse mode only; for jvp, jacfwd, hessian and "
+    "jax_na: implementation='fused' supports first derivatives in reverse mode only; for "
+    "jvp, jacfwd, hessian and "
     "gradients of gradients pass implementation='xla'"
 )

@@ -17,10 +17,12 @@ PASSES = ("forward", "query_gradient", "key_gradient")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The plan of one pass of the CPU kernels. ``print`` it, or look at its tiles with :meth:`draw` and :meth:`plot`.
+    """The plan of one pass of the CPU kernels. ``print`` it, or look at its tiles with :meth:`draw`
+    and :meth:`plot`.
 
     Attributes:
-      which: "forward", "query_gradient" (queries stay, keys stream past) or "key_gradient" (keys stay).
+      which: "forward", "query_gradient" (queries stay, keys stream past) or "key_gradient" (keys
+        stay).
       spatial: lengths of the axes.
       box: tokens of a tile, per axis.
       tiles: number of tiles of one head of one batch entry.
@@ -36,7 +38,9 @@ class Plan:
     useful: int
     visited: int
     packed: int
-    spans: tuple[tuple[tuple[int, int, int], ...], ...]  # per axis: dilation group, first position, positions
+    spans: tuple[
+        tuple[tuple[int, int, int], ...], ...
+    ]  # per axis: dilation group, first position, positions
     dilation: tuple[int, ...]
     text: str
 
@@ -46,7 +50,9 @@ class Plan:
     def tile_map(self) -> np.ndarray:
         """The number of the tile of every token: int array of shape `spatial`."""
         number = np.zeros((1,) * len(self.spatial), int)
-        for axis, (length, spans, d) in enumerate(zip(self.spatial, self.spans, self.dilation, strict=True)):
+        for axis, (length, spans, d) in enumerate(
+            zip(self.spatial, self.spans, self.dilation, strict=True)
+        ):
             line = np.zeros(length, int)
             for index, (group, begin, count) in enumerate(spans):
                 line[group + d * np.arange(begin, begin + count)] = index
@@ -86,14 +92,17 @@ def plan(
       window: the neighborhood.
       spatial: lengths of the axes.
       which: the pass.
-      batch, heads, kv_heads, head_dim, value_dim, additional: sizes of the tensors, as in :func:`neighborhood_attention`.
+      batch, heads, kv_heads, head_dim, value_dim, additional: sizes of the tensors, as in
+        :func:`neighborhood_attention`.
       dtype: of the tensors; float64 is computed in float64 and all others in float32.
 
     Raises:
       ValueError: an illegal window or size.
     """
     if which not in PASSES:
-        raise ValueError(f"which should be one of {', '.join(map(repr, PASSES))}, but got {which!r}")
+        raise ValueError(
+            f"which should be one of {', '.join(map(repr, PASSES))}, but got {which!r}"
+        )
     w = window.resolve(spatial)
     lead = 3 - w.rank
     found = _core.cpu_plan(
@@ -105,7 +114,7 @@ def plan(
         head_dim if value_dim is None else value_dim,
         additional,
         (1,) * lead + tuple(spatial),
-        (1,) * lead + w.kernel_size,
+        (1,) * lead + w.sizes,
         (1,) * lead + w.stride,
         (1,) * lead + w.dilation,
         (False,) * lead + w.is_causal,
@@ -120,7 +129,10 @@ def plan(
         useful=found.useful,
         visited=found.visited,
         packed=found.packed,
-        spans=tuple(tuple(map(tuple, spans)) for spans in found.spans[lead:]),
+        spans=tuple(
+            tuple((group, begin, count) for group, begin, count in spans)
+            for spans in found.spans[lead:]
+        ),
         dilation=w.dilation,
         text=str(found),
     )

@@ -1,4 +1,6 @@
-"""How the custom calls run on shards: batch and heads are independent, every other dimension must be whole."""
+"""How the custom calls run on shards: batch and heads are independent, every other dimension must
+be whole.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +12,45 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# Dimensions of the operands, by name: b batch, n kv heads, g query heads of a kv head, all others whole.
+# Dimensions of the operands, by name: b batch, n kv heads, g query heads of a kv head, all others
+# whole.
 _QUERY, _LSE = ("b", "z", "y", "x", "ng", "d"), ("b", "z", "y", "x", "ng")
 _KEY, _ADDITIONAL = ("b", "z", "y", "x", "n", "d"), ("b", "s", "n", "d")
-_BIAS_EACH, _BIAS_SHARED, _ORIGINS = ("b", "ng", "z", "y", "x"), ("1", "ng", "z", "y", "x"), ("o", "a")
+_BIAS_EACH, _BIAS_SHARED, _ORIGINS = (
+    ("b", "ng", "z", "y", "x"),
+    ("1", "ng", "z", "y", "x"),
+    ("o", "a"),
+)
 
 
-def layouts(kind: str, bias_batch: int) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
+def layouts(
+    kind: str, bias_batch: int
+) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
     """The named dimensions of the operands and results of the "forward" or "backward" call."""
     bias = _BIAS_EACH if bias_batch > 1 else _BIAS_SHARED
     inputs = (_QUERY, _KEY, _KEY, _ADDITIONAL, _ADDITIONAL, bias, _ORIGINS)
     if kind == "forward":
         return inputs, (_QUERY, _LSE)
     dbias = _BIAS_EACH if bias_batch else _BIAS_SHARED
-    return (*inputs, _QUERY, _LSE, _QUERY, _LSE), (_QUERY, _KEY, _KEY, _ADDITIONAL, _ADDITIONAL, dbias)
+    return (*inputs, _QUERY, _LSE, _QUERY, _LSE), (
+        _QUERY,
+        _KEY,
+        _KEY,
+        _ADDITIONAL,
+        _ADDITIONAL,
+        dbias,
+    )
 
 
 def _rule(
-    operands: tuple[tuple[str, ...], ...], results: tuple[tuple[str, ...], ...], group: int, whole_heads: bool
+    operands: tuple[tuple[str, ...], ...],
+    results: tuple[tuple[str, ...], ...],
+    group: int,
+    whole_heads: bool,
 ) -> tuple[str, dict[str, Any]]:
-    """The Shardy rule as text, and its keyword arguments: sizes, and the factors that must be replicated."""
+    """The Shardy rule as text, and its keyword arguments: sizes, and the factors that must be
+    replicated.
+    """
     whole: list[str] = []  # in order of appearance, as Shardy wants them
 
     def factor(tensor: int, axis: int, name: str) -> str:
@@ -57,7 +78,8 @@ def _rule(
 def without_explicit_axes(
     function: Callable[..., Any], results: Any, operands: tuple[jax.Array, ...]
 ) -> Any:
-    """Calls `function` with explicit mesh axes made automatic, so that it need not say how its inner steps are laid out.
+    """Calls `function` with explicit mesh axes made automatic, so that it need not say how its
+    inner steps are laid out.
 
     `results` are the types of the results, whose shardings hold outside.
     """
@@ -70,9 +92,14 @@ def without_explicit_axes(
 
 
 def partitioned(
-    function: Callable[..., tuple[jax.Array, ...]], kind: str, group: int, bias_batch: int, kv_heads: int
+    function: Callable[..., tuple[jax.Array, ...]],
+    kind: str,
+    group: int,
+    bias_batch: int,
+    kv_heads: int,
 ) -> Callable[..., tuple[jax.Array, ...]]:
-    """`function` with a partitioning rule: shards of batch and of whole groups of heads run by themselves.
+    """`function` with a partitioning rule: shards of batch and of whole groups of heads run by
+    themselves.
 
     Args:
       function: the call on local shapes.
@@ -111,13 +138,14 @@ def partitioned(
 
     def rule(mesh: Any, operand_types: Any, result_types: Any) -> tuple[str, dict[str, Any]]:
         del operand_types, result_types
-        # Where no axis of the mesh divides the key heads (multi-query attention), no shard has a head of its own.
+        # Where no axis of the mesh divides the key heads (multi-query attention), no shard has a
+        # head of its own.
         axes = [size for size in mesh.shape.values() if size > 1] if mesh is not None else []
         whole_heads = group > 1 and bool(axes) and all(kv_heads % size for size in axes)
         return _rule(operands, results, group, whole_heads)
 
     wrapped = custom_partitioning(function)
-    wrapped.def_partition(partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule)
+    wrapped.def_partition(
+        partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule
+    )
     return wrapped
-
-

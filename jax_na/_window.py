@@ -38,7 +38,8 @@ def _per_axis(name: str, value: Any, rank: int) -> tuple[Any, ...]:
         return (value,) * rank
     if len(value) != rank:
         raise ValueError(
-            f"{name} should be one value or {rank} values, one per axis, but got {len(value)}: {value!r}"
+            f"{name} should be one value or {rank} values, one per axis, but got "
+            f"{len(value)}: {value!r}"
         )
     return tuple(value)
 
@@ -48,20 +49,21 @@ class Window:
     """Which keys a query sees, per axis.
 
     Args:
-      kernel_size: keys per query and axis, a tuple with one entry per axis (its length is the rank, 1 to 3); an integer
-        means rank 1. ``None`` stands for the whole axis and takes dilation 1.
+      kernel_size: keys per query and axis, a tuple with one entry per axis (its length is the rank,
+        1 to 3); an integer means rank 1. ``None`` stands for the whole axis and takes dilation 1.
       stride: neighbouring queries that share one window, 1 to ``kernel_size``.
       dilation: gap between neighbouring keys, at least 1.
       is_causal: hide keys that come after the query on this axis.
-      boundary: what happens at the ends of an axis: ``"shift"`` moves the window inside, ``"clip"`` cuts it, ``"wrap"``
-        makes the axis periodic.
+      boundary: what happens at the ends of an axis: ``"shift"`` moves the window inside, ``"clip"``
+        cuts it, ``"wrap"`` makes the axis periodic.
 
     Scalars broadcast to all axes. The object is immutable and hashable.
 
     Raises:
       ValueError: a parameter is illegal whatever the lengths are; :meth:`resolve` checks the rest.
 
-    Source: docs/semantics.md; Hassani et al., "Faster Neighborhood Attention" (NeurIPS 2024), section 2.
+    Source: docs/semantics.md; Hassani et al., "Faster Neighborhood Attention" (NeurIPS 2024),
+      section 2.
     """
 
     kernel_size: tuple[int | None, ...]
@@ -78,32 +80,59 @@ class Window:
         is_causal: bool | Sequence[bool] = False,
         boundary: Boundary | Sequence[Boundary] = "shift",
     ):
-        sizes = tuple(kernel_size) if isinstance(kernel_size, (Sequence, np.ndarray)) else (kernel_size,)
+        sizes = (
+            tuple(kernel_size)
+            if isinstance(kernel_size, (Sequence, np.ndarray))
+            else (kernel_size,)
+        )
         rank = len(sizes)
         if not 1 <= rank <= MAX_RANK:
-            raise ValueError(f"kernel_size should have 1 to {MAX_RANK} entries, but got {rank}: {kernel_size!r}")
-        kernel = tuple(None if w is None else _whole("kernel_size", a, w) for a, w in enumerate(sizes))
-        strides = tuple(_whole("stride", a, s) for a, s in enumerate(_per_axis("stride", stride, rank)))
-        dilations = tuple(_whole("dilation", a, d) for a, d in enumerate(_per_axis("dilation", dilation, rank)))
-        causal = tuple(_flag("is_causal", a, c) for a, c in enumerate(_per_axis("is_causal", is_causal, rank)))
+            raise ValueError(
+                f"kernel_size should have 1 to {MAX_RANK} entries, but got {rank}: {kernel_size!r}"
+            )
+        kernel = tuple(
+            None if w is None else _whole("kernel_size", a, w) for a, w in enumerate(sizes)
+        )
+        strides = tuple(
+            _whole("stride", a, s) for a, s in enumerate(_per_axis("stride", stride, rank))
+        )
+        dilations = tuple(
+            _whole("dilation", a, d) for a, d in enumerate(_per_axis("dilation", dilation, rank))
+        )
+        causal = tuple(
+            _flag("is_causal", a, c) for a, c in enumerate(_per_axis("is_causal", is_causal, rank))
+        )
         boundaries = _per_axis("boundary", boundary, rank)
         for axis in range(rank):
-            w, s, d, c, b = kernel[axis], strides[axis], dilations[axis], causal[axis], boundaries[axis]
+            w, s, d, c, b = (
+                kernel[axis],
+                strides[axis],
+                dilations[axis],
+                causal[axis],
+                boundaries[axis],
+            )
             if w is not None and w < 1:
                 raise ValueError(f"kernel_size[{axis}] should be at least 1, but got {w}")
             if d < 1:
                 raise ValueError(f"dilation[{axis}] should be at least 1, but got {d}")
             if w is None and d != 1:
                 raise ValueError(
-                    f"dilation[{axis}] should be 1 where kernel_size[{axis}] is None (the whole axis), but got {d}"
+                    f"dilation[{axis}] should be 1 where kernel_size[{axis}] is None (the "
+                    f"whole axis), but got {d}"
                 )
             if s < 1 or (w is not None and s > w):
                 legal = "at least 1" if w is None else f"between 1 and kernel_size[{axis}] = {w}"
                 raise ValueError(f"stride[{axis}] should be {legal}, but got {s}")
             if b not in BOUNDARIES:
-                raise ValueError(f"boundary[{axis}] should be one of {', '.join(map(repr, BOUNDARIES))}, but got {b!r}")
+                raise ValueError(
+                    f"boundary[{axis}] should be one of {', '.join(map(repr, BOUNDARIES))}, "
+                    f"but got {b!r}"
+                )
             if b == "wrap" and c:
-                raise ValueError(f"is_causal[{axis}] should be False where boundary[{axis}] is 'wrap', but got True")
+                raise ValueError(
+                    f"is_causal[{axis}] should be False where boundary[{axis}] is 'wrap', but "
+                    f"got True"
+                )
         for name, value in zip(
             ("kernel_size", "stride", "dilation", "is_causal", "boundary"),
             (kernel, strides, dilations, causal, boundaries),
@@ -116,56 +145,90 @@ class Window:
         """Number of spatial axes."""
         return len(self.kernel_size)
 
-    def resolve(self, spatial: Sequence[int]) -> Window:
-        """This window on axes of the given lengths, with every ``None`` in ``kernel_size`` replaced by its length.
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """`kernel_size` of a resolved window, which has no None.
 
         Raises:
-          ValueError: an axis is too short for its window, or not a multiple of the dilation where it wraps.
+          ValueError: an entry is None; :meth:`resolve` first.
+        """
+        sizes = tuple(w for w in self.kernel_size if w is not None)
+        if len(sizes) != self.rank:
+            raise ValueError(f"kernel_size should be resolved, but got {self.kernel_size}")
+        return sizes
+
+    def resolve(self, spatial: Sequence[int]) -> Window:
+        """This window on axes of the given lengths, with every ``None`` in ``kernel_size`` replaced
+        by its length.
+
+        Raises:
+          ValueError: an axis is too short for its window, or not a multiple of the dilation where
+            it wraps.
         """
         if len(spatial) != self.rank:
             raise ValueError(
-                f"kernel_size has {self.rank} entries, but there are {len(spatial)} spatial axes: {tuple(spatial)}"
+                f"kernel_size has {self.rank} entries, but there are {len(spatial)} spatial "
+                f"axes: {tuple(spatial)}"
             )
         sizes = []
         for axis, length in enumerate(spatial):
             w, s, d = self.kernel_size[axis], self.stride[axis], self.dilation[axis]
             if length < 1:
-                raise ValueError(f"spatial axis {axis} should have a length of at least 1, but got {length}")
+                raise ValueError(
+                    f"spatial axis {axis} should have a length of at least 1, but got {length}"
+                )
             if w is None:
                 w = length
                 if s > w:
-                    raise ValueError(f"stride[{axis}] should be between 1 and {w} (the whole axis), but got {s}")
+                    raise ValueError(
+                        f"stride[{axis}] should be between 1 and {w} (the whole axis), but got {s}"
+                    )
             if w * d > length:
                 raise ValueError(
-                    f"kernel_size[{axis}] should be between 1 and {length // d} (length {length} of spatial axis "
+                    f"kernel_size[{axis}] should be between 1 and {length // d} (length "
+                    f"{length} of spatial axis "
                     f"{axis} over dilation {d}), but got {w}"
                 )
             if self.boundary[axis] == "wrap" and length % d:
                 raise ValueError(
-                    f"dilation[{axis}] should divide the length {length} of spatial axis {axis} where boundary[{axis}] "
+                    f"dilation[{axis}] should divide the length {length} of spatial axis "
+                    f"{axis} where boundary[{axis}] "
                     f"is 'wrap', but got {d}"
                 )
             sizes.append(w)
         return Window(sizes, self.stride, self.dilation, self.is_causal, self.boundary)
 
     def intervals(self, spatial: Sequence[int], axis: int) -> tuple[np.ndarray, np.ndarray]:
-        """First and one past the last key of each token of one axis, as positions inside the token's dilation group.
+        """First and one past the last key of each token of one axis, as positions inside the
+        token's dilation group.
 
-        Positions are not reduced modulo the axis where it wraps. Returns two int64 arrays of shape [spatial[axis]].
+        Positions are not reduced modulo the axis where it wraps. Returns two int64 arrays of shape
+        [spatial[axis]].
         """
         w = self.resolve(spatial)
         return _core.windows(
-            spatial[axis], w.kernel_size[axis], w.stride[axis], w.dilation[axis], w.is_causal[axis], w.boundary[axis]
+            spatial[axis],
+            w.sizes[axis],
+            w.stride[axis],
+            w.dilation[axis],
+            w.is_causal[axis],
+            w.boundary[axis],
         )
 
     def visible(self, spatial: Sequence[int], query: Sequence[int]) -> np.ndarray:
-        """Which tokens of the grid the query at coordinates `query` sees: a bool array of shape `spatial`."""
+        """Which tokens of the grid the query at coordinates `query` sees: a bool array of shape
+        `spatial`.
+        """
         if len(query) != self.rank:
-            raise ValueError(f"query should have {self.rank} coordinates, but got {len(query)}: {tuple(query)}")
+            raise ValueError(
+                f"query should have {self.rank} coordinates, but got {len(query)}: {tuple(query)}"
+            )
         seen = np.ones((1,) * self.rank, bool)
         for axis, (length, token) in enumerate(zip(spatial, query, strict=True)):
             if not 0 <= token < length:
-                raise ValueError(f"query[{axis}] should be between 0 and {length - 1}, but got {token}")
+                raise ValueError(
+                    f"query[{axis}] should be between 0 and {length - 1}, but got {token}"
+                )
             begin, end = (int(bound[token]) for bound in self.intervals(spatial, axis))
             d = self.dilation[axis]
             line = np.zeros(length, bool)
@@ -176,7 +239,8 @@ class Window:
     def pairs(self, spatial: Sequence[int]) -> int:
         """Number of visible (query, key) pairs of one head of one grid."""
         return math.prod(
-            int(np.sum(end - begin)) for begin, end in (self.intervals(spatial, axis) for axis in range(self.rank))
+            int(np.sum(end - begin))
+            for begin, end in (self.intervals(spatial, axis) for axis in range(self.rank))
         )
 
     def flops(
@@ -190,10 +254,11 @@ class Window:
         additional: int = 0,
         backward: bool = False,
     ) -> int:
-        """Floating-point operations of the matrix products (a multiply and an add count two; softmax is not counted).
+        """Floating-point operations of the matrix products (a multiply and an add count two;
+        softmax is not counted).
 
-        The forward pass multiplies every visible pair twice (scores, output); the backward pass five times (scores
-        again, and the gradients of the weights, query, key and value).
+        The forward pass multiplies every visible pair twice (scores, output); the backward pass
+        five times (scores again, and the gradients of the weights, query, key and value).
         """
         value_dim = head_dim if value_dim is None else value_dim
         pairs = batch * heads * (self.pairs(spatial) + math.prod(spatial) * additional)
@@ -212,10 +277,12 @@ class Window:
         itemsize: int = 2,
         backward: bool = False,
     ) -> int:
-        """Bytes that any implementation must move: each input read once and each output written once.
+        """Bytes that any implementation must move: each input read once and each output written
+        once.
 
-        `itemsize` is the size of an element of query, key and value; LSE is float32. The backward pass reads query, key,
-        value, output, LSE and their two cotangents, and writes three gradients.
+        `itemsize` is the size of an element of query, key and value; LSE is float32. The backward
+        pass reads query, key, value, output, LSE and their two cotangents, and writes three
+        gradients.
         """
         value_dim = head_dim if value_dim is None else value_dim
         kv_heads = heads if kv_heads is None else kv_heads
@@ -228,16 +295,20 @@ class Window:
         return itemsize * (query + key_value + out) + lse
 
     def draw(self, spatial: Sequence[int], query: Sequence[int]) -> str:
-        """Which keys one query sees, as text: ``Q`` the query, ``#`` a visible key, ``.`` a hidden one.
+        """Which keys one query sees, as text: ``Q`` the query, ``#`` a visible key, ``.`` a hidden
+        one.
 
-        A line per row of the grid; the planes of a 3-D grid follow each other. A query always sees itself.
+        A line per row of the grid; the planes of a 3-D grid follow each other. A query always sees
+        itself.
         """
         from jax_na._draw import draw_text
 
         return draw_text(self, spatial, query)
 
     def plot(self, spatial: Sequence[int], query: Sequence[int], ax: Any = None) -> Any:
-        """The same picture with matplotlib; returns the axes. Rank 1 and 2 only: a 3-D grid raises ValueError."""
+        """The same picture with matplotlib; returns the axes. Rank 1 and 2 only: a 3-D grid raises
+        ValueError.
+        """
         from jax_na._draw import plot_window
 
         return plot_window(self, spatial, query, ax)

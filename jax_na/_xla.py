@@ -395,7 +395,7 @@ def _attend(
     largest = scores.max(-2)
     more = None
     if chunk.more_key is not None and chunk.more_value is not None and chunk.more_key.shape[2]:
-        queries = query.reshape(*lead[:2], -1, query.shape[-1])
+        queries = query.reshape(*lead[:2], math.prod(lead[2:]) * rows, query.shape[-1])
         more = product("...qd,...kd->...kq", queries, chunk.more_key) * scale
         largest = jnp.maximum(largest, more.max(-2).reshape(largest.shape))
     # Softmax does not depend on what is subtracted, so no derivative goes there. -inf where a bias hides every key.
@@ -407,7 +407,7 @@ def _attend(
     out = product("...kq,...kd->...qd", weights.astype(value.dtype), value)
     if more is not None:
         assert chunk.more_value is not None
-        weights = jnp.exp(more - largest.reshape(*lead[:2], 1, -1))
+        weights = jnp.exp(more - largest.reshape(*lead[:2], 1, math.prod(lead[2:]) * rows))
         total = total + weights.sum(-2).reshape(total.shape)
         added = product("...kq,...kd->...qd", weights.astype(value.dtype), chunk.more_value)
         out = out + added.reshape(out.shape)

@@ -1,0 +1,61 @@
+from typing import Any
+
+import numpy as np
+
+ffi_api_version: tuple[int, int]
+cpu_instruction_set: str
+
+class Plan:
+    @property
+    def box(self) -> list[int]: ...
+    @property
+    def spans(self) -> list[list[list[int]]]: ...
+    @property
+    def tiles(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def chunk_lines(self) -> int: ...
+    @property
+    def chunk_columns(self) -> int: ...
+    @property
+    def useful(self) -> int: ...
+    @property
+    def visited(self) -> int: ...
+    @property
+    def packed(self) -> int: ...
+
+def handlers() -> dict[str, Any]: ...
+def windows(
+    length: int, kernel_size: int, stride: int, dilation: int, is_causal: bool, boundary: str
+) -> tuple[np.ndarray, np.ndarray]: ...
+def inverse(
+    length: int, kernel_size: int, stride: int, dilation: int, is_causal: bool, boundary: str
+) -> tuple[np.ndarray, np.ndarray]: ...
+def box_bounds(
+    length: int,
+    kernel_size: int,
+    stride: int,
+    is_causal: bool,
+    boundary: str,
+    begin: int,
+    end: int,
+) -> list[tuple[int, int]]: ...
+def cpu_plan(
+    which: str,
+    batch: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    value_dim: int,
+    additional: int,
+    length: tuple[int, ...],
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    is_causal: tuple[bool, ...],
+    boundary: tuple[str, ...],
+    bytes: int,
+) -> Plan: ...
