@@ -9,13 +9,15 @@ namespace {
 
 // Costs in cycles of one core, fitted to the kernels on a Zen 3 core (2026-11-21, AVX2, float32).
 // Only their ratios matter, and only for the choice of boxes.
-constexpr double kFmaCycles2 = 0.60;  // one vector multiply-add in a register tile of 2 rows
+constexpr double kFmaCycles2 = 0.80;  // one vector multiply-add in a register tile of 2 rows
 constexpr double kFmaCycles4 = 0.52;  // the same with 4 rows
 constexpr double kPackCycles = 0.5;   // one element packed
 constexpr double kTileCycles = 3000;  // a tile's set-up
 constexpr double kGroupCycles = 60;   // a group's set-up in one chunk
 constexpr int64_t kChunkBytes =
     192 << 10;  // what one chunk of both streamed tensors may take: a share of the L2
+constexpr int64_t kL1Bytes = 32 << 10;
+constexpr double kFarPenalty = 0.3;  // of a multiply-add whose operands come from the L2
 constexpr int64_t kTasksWanted =
     16;  // tiles, over batch and heads, below which a smaller box is preferred
 
@@ -158,6 +160,10 @@ Plan make_cpu_plan(const Problem& problem, Pass pass, int lanes, int bytes) {
   // passes.
   int heads_together = shape.keys_stationary() ? 1 : problem.group();
   int64_t entries = problem.batch * problem.kv_heads;
+  // Cycles of the multiply-adds, and the lines that one line of stationary tokens meets.
+  double compute = static_cast<double>(lines_z * lines_y) * std::min(cycles[0], cycles[1]) *
+                   problem.group() * shape.pair_width() / lanes;
+  double lines_met = static_cast<double>(problem.axes[0].window) * problem.axes[1].window;
   double best = std::numeric_limits<double>::infinity();
   const AxisCut* chosen[kMaxRank] = {&cuts[0][0], &cuts[1][0], &cuts[2][0]};
   for (const AxisCut& z : cuts[0]) {
@@ -181,6 +187,9 @@ Plan make_cpu_plan(const Problem& problem, Pass pass, int lanes, int bytes) {
         double groups =
             static_cast<double>(tiles) * static_cast<double>(tokens) / plan.rows * problem.group();
         cost += groups * chunks * kGroupCycles;
+        // A sweep along x reads the lines of one window over and over: from the L1 if they fit.
+        double sweep = lines_met * widest(xs.spans) * shape.packed_width() * bytes;
+        cost += compute * kFarPenalty * (1 - std::min(1.0, static_cast<double>(kL1Bytes) / sweep));
         if (tiles * entries < kTasksWanted)
           cost *= static_cast<double>(kTasksWanted) / static_cast<double>(tiles * entries);
         if (cost < best) {

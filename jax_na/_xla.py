@@ -1,16 +1,17 @@
 """Neighborhood attention in plain JAX, for any backend, differentiable any number of times.
 
-Queries are cut into tiles, boxes of neighbouring tokens of one dilation group; a tile meets one box of keys, its slab
-(_tiles.py). Scores exist for a chunk of tiles at a time: larger problems walk over chunks, heads and batch entries by
-`lax.map` and compute them again where a derivative needs them. So memory grows with tokens times the overlap of the
-slabs, and no [tokens, tokens] array exists, not even of booleans.
+Queries are cut into tiles, boxes of neighbouring tokens of one dilation group; a tile meets one box
+of keys, its slab (_tiles.py). Scores exist for a chunk of tiles at a time: larger problems walk
+over chunks by `lax.map`, and compute the scores again where a derivative needs them. So memory
+grows with tokens times the overlap of the slabs, and no [tokens, tokens] array exists, not even of
+booleans.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,29 +19,58 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_na._tiles import ACCELERATOR, CPU, AxisTiles, choose_tiles, chunk_sizes
+from jax_na._tiles import ACCELERATOR, CPU, AxisTiles, Cost, choose_tiles, chunk_sizes
 from jax_na._window import Window
 
-# Axes in front of the tiles: key heads, batch entries, dilation groups.
-HEADS, BATCH, PHASES, LEADING = 0, 1, 2, 3
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Labelled:
+    """An array whose axes have names.
+
+    "batch", "heads" (of the keys), "group" (query heads per key head), "dim"; "more" (additional
+    keys); and for spatial axis a: "phase a" (dilation group), "block a" and "token a" (position in
+    the block) of queries, "place a" (position in the dilation group) and, once cut, "block a" and
+    "slab a" of keys.
+    """
+
+    array: jax.Array
+    labels: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+    def size(self, label: str) -> int:
+        """Length of an axis, 1 if there is none."""
+        return self.array.shape[self.labels.index(label)] if label in self.labels else 1
+
+    def ordered(self, groups: Sequence[Sequence[str]]) -> jax.Array:
+        """Axes in this order, those of one group made one; an axis that is not there has length 1."""
+        order = [self.labels.index(label) for group in groups for label in group if label in self.labels]
+        shape = [math.prod(self.size(label) for label in group) for group in groups]
+        return self.array.transpose(order).reshape(shape)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """What some tiles need. Arrays have the axes [K, B, P, tiles of each axis...] in front, as far as they vary there."""
+    """What some tiles need."""
 
-    query: jax.Array  # [K, B, P, *blocks, group * block tokens, D]
-    key: (
-        jax.Array
-    )  # [K, B, P, *blocks of cut axes, *slabs of cut axes, *positions of the others, D]
-    value: jax.Array  # likewise, Dv
-    more_key: jax.Array | None  # [K, B, S, D]
-    more_value: jax.Array | None  # [K, B, S, Dv]
-    bias: jax.Array | None  # [K, group, 2w - 1 per axis]
-    begin: tuple[jax.Array, ...]  # per axis [P or 1, blocks of the axis, block]
-    end: tuple[jax.Array, ...]
-    bias_start: tuple[jax.Array, ...]  # per axis [blocks of the axis]
+    query: _Labelled
+    key: _Labelled
+    value: _Labelled
+    more_key: _Labelled | None
+    more_value: _Labelled | None
+    bias: _Labelled | None
+    begin: tuple[_Labelled, ...]  # per axis: phase (1 if all are alike), block, token
+    end: tuple[_Labelled, ...]
+    bias_start: tuple[_Labelled, ...]  # per axis: block
+
+
+@dataclasses.dataclass(frozen=True)
+class _Level:
+    """An axis that is walked over, `step` entries at a time."""
+
+    label: str
+    size: int
+    step: int
 
 
 def attention(
@@ -69,288 +99,262 @@ def attention(
       precision: of the matrix products, as in `jax.lax.dot_general`.
 
     Returns:
-      out [B, *spatial, N, Dv] in the type of `query`, and lse [B, *spatial, N] in float32 (float64 for float64).
+      out [B, *spatial, N, Dv] in the type of `query`, and lse [B, *spatial, N] in float32 (float64
+      for float64).
 
-    A key that is not finite may reach, as NaN, the queries of the tiles that meet it without seeing it.
+    A key that is not finite may reach, as NaN, the queries of the tiles that meet it unseen.
     """
-    rank = window.rank
     batch, spatial = query.shape[0], query.shape[1:-2]
     heads, head_dim = query.shape[-2:]
     kv_heads, value_dim = value.shape[-2:]
-    group = heads // kv_heads if kv_heads else 1
+    axes = range(len(spatial))
+    group = heads // kv_heads
     accumulator = jnp.promote_types(query.dtype, jnp.float32)
     cost = CPU if jax.default_backend() == "cpu" else ACCELERATOR
-    itemsize = accumulator.itemsize
-    width = head_dim + value_dim
-    tiles = choose_tiles(window, spatial, group, width, itemsize, cost)
-
-    rows = group * math.prod(t.block for t in tiles)
-    columns = math.prod(t.slab for t in tiles)
-    phases = math.prod(t.phases for t in tiles)
-    levels = [kv_heads, batch, phases, *(t.blocks for t in tiles)]
-    tile_bytes = itemsize * max(rows * columns, columns * width)
-    may_pad = [False] * LEADING + [True] * rank
-    chunks = chunk_sizes(levels, may_pad, tile_bytes, cost.budget)
-    tiles = tuple(
-        t.with_blocks(-(-t.blocks // c) * c) for t, c in zip(tiles, chunks[LEADING:], strict=True)
+    tiles = choose_tiles(
+        window, spatial, group, head_dim + value_dim, accumulator.itemsize, cost
     )
-    levels[LEADING:] = [t.blocks for t in tiles]
+    levels = _levels(tiles, batch, kv_heads, group, head_dim + value_dim, accumulator.itemsize, cost)
+    blocks = {level.label: level.size for level in levels}
+    tiles = tuple(t.with_blocks(blocks[f"block {a}"]) for a, t in enumerate(tiles))
 
-    def tables(name: str) -> tuple[jax.Array, ...]:
-        arrays = [getattr(t, name).astype(np.int32) for t in tiles]
-        if name == "bias_start":
-            return tuple(map(jnp.asarray, arrays))
-        # The phase of an axis is one digit of the number of the dilation group.
-        digits = np.unravel_index(np.arange(phases), [t.phases for t in tiles])
-        return tuple(
-            jnp.asarray(a if a.shape[0] == 1 else a[g]) for a, g in zip(arrays, digits, strict=True)
-        )
+    query_labels = tuple(f"{part} {a}" for a in axes for part in ("block", "token", "phase"))
+    query_labels = ("batch", *query_labels, "heads", "group", "dim")
+    sizes = [n for t in tiles for n in (t.blocks, t.block, t.phases)]
+    padded = _pad_end(query, [t.blocks * t.block * t.phases for t in tiles])
+    padded = padded.reshape(batch, *sizes, kv_heads, group, head_dim)
 
+    def table(a: int, name: str, *labels: str) -> _Labelled:
+        array = jnp.asarray(getattr(tiles[a], name).astype(np.int32))
+        return _Labelled(array, tuple(f"{label} {a}" for label in labels))
+
+    def optional(array: jax.Array | None, *labels: str) -> _Labelled | None:
+        return None if array is None else _Labelled(array, labels)
+
+    if bias is not None:
+        bias = bias.reshape(kv_heads, group, *bias.shape[1:])
     whole = _Chunk(
-        query=_cut_queries(query, tiles, group),
-        key=_split_phases(key, tiles),
-        value=_split_phases(value, tiles),
-        more_key=None if additional_keys is None else jnp.moveaxis(additional_keys, 2, 0),
-        more_value=None if additional_values is None else jnp.moveaxis(additional_values, 2, 0),
-        bias=None if bias is None else bias.reshape(kv_heads, group, *bias.shape[1:]),
-        begin=tables("begin"),
-        end=tables("end"),
-        bias_start=tables("bias_start"),
+        query=_Labelled(padded, query_labels),
+        key=_by_phase(key, tiles),
+        value=_by_phase(value, tiles),
+        more_key=optional(additional_keys, "batch", "more", "heads", "dim"),
+        more_value=optional(additional_values, "batch", "more", "heads", "dim"),
+        bias=optional(bias, "heads", "group", *(f"entry {a}" for a in axes)),
+        begin=tuple(table(a, "begin", "phase", "block", "token") for a in axes),
+        end=tuple(table(a, "end", "phase", "block", "token") for a in axes),
+        bias_start=tuple(table(a, "bias_start", "block") for a in axes),
     )
 
     def attend(chunk: _Chunk) -> tuple[jax.Array, jax.Array]:
-        return _attend(chunk, tiles, group, scale, precision, accumulator)
+        return _attend(chunk, tiles, scale, precision, accumulator)
 
-    out, lse = _walk(whole, 0, levels, chunks, tiles, attend)
-    out = _join_queries(out.astype(query.dtype), tiles, batch, spatial, heads)
-    return out, _join_queries(lse[..., None], tiles, batch, spatial, heads)[..., 0]
-
-
-def _phase_axes(rank: int, per_axis: int) -> list[list[int]]:
-    """For [B, (part, ..., phase) per axis, ...]: the axes of each part, all first parts before all second ones."""
-    return [[1 + a * per_axis + part for a in range(rank)] for part in range(per_axis)]
+    out, lse = _walk(whole, levels, tiles, attend)
+    tokens = [t.blocks * t.block * t.phases for t in tiles]
+    cut = (slice(None), *(slice(n) for n in spatial))
+    out = out.astype(query.dtype).reshape(batch, *tokens, heads, value_dim)[cut]
+    return out, lse.reshape(batch, *tokens, heads)[cut]
 
 
-def _cut_queries(x: jax.Array, tiles: tuple[AxisTiles, ...], group: int) -> jax.Array:
-    """[B, *spatial, N, D] -> [K, B, P, *blocks, group * block tokens, D]."""
-    rank = len(tiles)
-    batch, spatial, (heads, dim) = x.shape[0], x.shape[1:-2], x.shape[-2:]
-    fill = [t.blocks * t.block * t.phases - n for t, n in zip(tiles, spatial, strict=True)]
-    x = jnp.pad(x, [(0, 0), *((0, f) for f in fill), (0, 0), (0, 0)])
-    parts = [size for t in tiles for size in (t.blocks, t.block, t.phases)]
-    x = x.reshape(batch, *parts, heads // group, group, dim)
-    blocks, tokens, phases = _phase_axes(rank, 3)
-    head = 1 + 3 * rank
-    x = x.transpose(head, 0, *phases, *blocks, head + 1, *tokens, head + 2)
-    return x.reshape(
-        heads // group,
-        batch,
-        math.prod(t.phases for t in tiles),
-        *(t.blocks for t in tiles),
-        group * math.prod(t.block for t in tiles),
-        dim,
+def _levels(
+    tiles: tuple[AxisTiles, ...],
+    batch: int,
+    kv_heads: int,
+    group: int,
+    width: int,
+    itemsize: int,
+    cost: Cost,
+) -> list[_Level]:
+    """What to walk over, outermost first, and in which steps. Blocks are rounded up to whole steps."""
+    space = [
+        (f"{part} {a}", size)
+        for a, t in enumerate(tiles)
+        for part, size in (("phase", t.phases), ("block", t.blocks))
+    ]
+    # Heads lie next to each other in memory, so they go through a tile together; unless the slabs of
+    # the first axis, which exist all at once, would take too much for all heads.
+    overlap = tiles[0].slab / tiles[0].block
+    key_value = itemsize * kv_heads * width * math.prod(t.padded * t.phases for t in tiles)
+    heads = [("heads", kv_heads)]
+    inner = key_value * overlap <= 16 * cost.budget
+    order = [("batch", batch), *space, *heads] if inner else [("batch", batch), *heads, *space]
+    rows = group * math.prod(t.block for t in tiles)
+    columns = math.prod(t.slab for t in tiles)
+    steps = chunk_sizes(
+        [size for _, size in order],
+        [label.startswith("block") for label, _ in order],
+        itemsize * max(rows * columns, columns * width),
+        cost.budget,
     )
+    return [
+        _Level(label, -(-size // step) * step if step else 0, step)
+        for (label, size), step in zip(order, steps, strict=True)
+    ]
 
 
-def _join_queries(
-    x: jax.Array, tiles: tuple[AxisTiles, ...], batch: int, spatial: tuple[int, ...], heads: int
-) -> jax.Array:
-    """[K, B, P, *blocks, group * block tokens, D] -> [B, *spatial, N, D]."""
-    rank = len(tiles)
-    kv_heads, dim = x.shape[0], x.shape[-1]
-    group = heads // kv_heads if kv_heads else 1
-    sizes = [[getattr(t, name) for t in tiles] for name in ("phases", "blocks", "block")]
-    x = x.reshape(kv_heads, batch, *sizes[0], *sizes[1], group, *sizes[2], dim)
-    phases, blocks, tokens = (
-        [first + a for a in range(rank)] for first in (2, 2 + rank, 3 + 2 * rank)
-    )
-    order = [axis for triple in zip(blocks, tokens, phases, strict=True) for axis in triple]
-    x = x.transpose(1, *order, 0, 2 + 2 * rank, 3 + 3 * rank)
-    x = x.reshape(batch, *(t.blocks * t.block * t.phases for t in tiles), heads, dim)
-    return x[(slice(None), *(slice(n) for n in spatial))]
+def _pad_end(x: jax.Array, tokens: Sequence[int]) -> jax.Array:
+    """[B, *spatial, N, D] with zeros up to `tokens` per axis."""
+    more = [(0, n - have) for n, have in zip(tokens, x.shape[1:-2], strict=True)]
+    return jnp.pad(x, [(0, 0), *more, (0, 0), (0, 0)]) if any(n for _, n in more) else x
 
 
-def _split_phases(x: jax.Array, tiles: tuple[AxisTiles, ...]) -> jax.Array:
-    """[B, *spatial, K, D] -> [K, B, P, *padded positions, D], repeated at the ends of periodic axes."""
-    rank = len(tiles)
-    batch, spatial, (heads, dim) = x.shape[0], x.shape[1:-2], x.shape[-2:]
-    fill = [t.positions * t.phases - n for t, n in zip(tiles, spatial, strict=True)]
-    x = jnp.pad(x, [(0, 0), *((0, f) for f in fill), (0, 0), (0, 0)])
-    x = x.reshape(batch, *(n for t in tiles for n in (t.positions, t.phases)), heads, dim)
-    positions, phases = _phase_axes(rank, 2)
-    x = x.transpose(1 + 2 * rank, 0, *phases, *positions, 2 + 2 * rank)
-    x = x.reshape(
-        heads, batch, math.prod(t.phases for t in tiles), *(t.positions for t in tiles), dim
-    )
-    for axis, t in enumerate(tiles):
+def _by_phase(x: jax.Array, tiles: tuple[AxisTiles, ...]) -> _Labelled:
+    """[B, *spatial, K, D] by dilation group, repeated at the ends of periodic axes."""
+    labels = [f"{part} {a}" for a in range(len(tiles)) for part in ("place", "phase")]
+    sizes = [n for t in tiles for n in (t.positions, t.phases)]
+    batch, (heads, dim) = x.shape[0], x.shape[-2:]
+    x = _pad_end(x, [t.positions * t.phases for t in tiles])
+    x = x.reshape(batch, *sizes, heads, dim)
+    for a, t in enumerate(tiles):
+        at = 1 + 2 * a
         if t.left or t.right:
-            front = lax.slice_in_dim(x, t.positions - t.left, t.positions, axis=LEADING + axis)
-            back = lax.slice_in_dim(x, 0, t.right, axis=LEADING + axis)
-            x = jnp.concatenate([front, x, back], axis=LEADING + axis)
-    return x
+            front = lax.slice_in_dim(x, t.positions - t.left, t.positions, axis=at)
+            back = lax.slice_in_dim(x, 0, t.right, axis=at)
+            x = jnp.concatenate([front, x, back], axis=at)
+    return _Labelled(x, ("batch", *labels, "heads", "dim"))
 
 
-def _cut_slabs(x: jax.Array, axis: int, tiles: AxisTiles) -> jax.Array:
-    """Replaces `axis` (padded positions) by two axes, blocks and the positions of their slabs."""
-    starts, block, slab = tiles.starts, tiles.block, tiles.slab
+def _cut(x: _Labelled, a: int, tiles: AxisTiles) -> _Labelled:
+    """Replaces "place a" by "block a" and "slab a"."""
+    at = x.labels.index(f"place {a}")
+    labels = (*x.labels[:at], f"block {a}", f"slab {a}", *x.labels[at + 1 :])
+    array, starts, block, slab = x.array, tiles.starts, tiles.block, tiles.slab
+    before, after = array.shape[:at], array.shape[at + 1 :]
     near = int(np.sum(starts == 0))
     spaced = starts[near : int(np.searchsorted(starts, tiles.padded - slab))]
     far = len(starts) - near - len(spaced)
 
     def repeat(first: int, times: int) -> jax.Array:
-        one = jnp.expand_dims(lax.slice_in_dim(x, first, first + slab, axis=axis), axis)
-        return jnp.broadcast_to(one, (*x.shape[:axis], times, slab, *x.shape[axis + 1 :]))
+        one = jnp.expand_dims(lax.slice_in_dim(array, first, first + slab, axis=at), at)
+        return jnp.broadcast_to(one, (*before, times, slab, *after))
 
     parts = [repeat(0, near)]
     if len(spaced):
         views = -(-slab // block)
         first, length = int(spaced[0]), (len(spaced) - 1 + views) * block
-        span = lax.slice_in_dim(x, first, min(first + length, x.shape[axis]), axis=axis)
-        missing = [(0, 0)] * x.ndim
-        missing[axis] = (0, length - span.shape[axis])
+        span = lax.slice_in_dim(array, first, min(first + length, array.shape[at]), axis=at)
+        missing = [(0, 0)] * array.ndim
+        missing[at] = (0, length - span.shape[at])
         span = jnp.pad(span, missing)
-        span = span.reshape(*x.shape[:axis], -1, block, *x.shape[axis + 1 :])
-        shifted = [
-            lax.slice_in_dim(span, view, view + len(spaced), axis=axis) for view in range(views)
-        ]
-        joined = jnp.concatenate(shifted, axis=axis + 1)
-        parts.append(lax.slice_in_dim(joined, 0, slab, axis=axis + 1))
+        span = span.reshape(*before, len(spaced) - 1 + views, block, *after)
+        shifted = [lax.slice_in_dim(span, v, v + len(spaced), axis=at) for v in range(views)]
+        joined = jnp.concatenate(shifted, axis=at + 1)
+        parts.append(lax.slice_in_dim(joined, 0, slab, axis=at + 1))
     parts.append(repeat(tiles.padded - slab, far))
-    parts = [part for part in parts if part.shape[axis]]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=axis)
-
-
-def _cut_axis(x: jax.Array, axis: int, tiles: AxisTiles) -> jax.Array:
-    """[K, B, P, *blocks, *slabs, positions of `axis`, ...] -> the same with one more of the blocks and slabs."""
-    x = _cut_slabs(x, LEADING + 2 * axis, tiles)
-    return jnp.moveaxis(x, LEADING + 2 * axis, LEADING + axis)
+    parts = [part for part in parts if part.shape[at]]
+    return _Labelled(parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=at), labels)
 
 
 def _walk(
     chunk: _Chunk,
-    level: int,
-    levels: list[int],
-    chunks: list[int],
+    levels: Sequence[_Level],
     tiles: tuple[AxisTiles, ...],
     attend: Callable[[_Chunk], tuple[jax.Array, jax.Array]],
 ) -> tuple[jax.Array, jax.Array]:
-    """Walks over the chunks of one level after the other, cutting keys and values on the way."""
-    if level == len(levels):
+    """Walks over one level after the other, cutting keys and values on the way.
+
+    Returns what `attend` returns, with the axes of `chunk.query` ("dim" being that of the values).
+    """
+    if not levels:
         return attend(chunk)
-    axis = level - LEADING
-    if axis >= 0:
+    level, *inner = levels
+    label, size, step = level.label, level.size, level.step
+    if label.startswith("block"):
+        a = int(label.split()[1])
         chunk = dataclasses.replace(
-            chunk,
-            key=_cut_axis(chunk.key, axis, tiles[axis]),
-            value=_cut_axis(chunk.value, axis, tiles[axis]),
+            chunk, key=_cut(chunk.key, a, tiles[a]), value=_cut(chunk.value, a, tiles[a])
         )
-
-    def inner(chunk: _Chunk) -> tuple[jax.Array, jax.Array]:
-        return _walk(chunk, level + 1, levels, chunks, tiles, attend)
-
-    size, step = levels[level], chunks[level]
     if step == size:
-        return inner(chunk)
+        return _walk(chunk, inner, tiles, attend)
 
-    # Where each array has this level, if it does: those go into the loop, the others stay outside.
-    where: dict[str, Any] = {"query": level, "key": level, "value": level}
-    if level in (HEADS, BATCH):
-        where |= {"more_key": level, "more_value": level}
-    if level == HEADS:
-        where["bias"] = level
-    for name in ("begin", "end"):
-        tables = getattr(chunk, name)
-        here = [level == PHASES and table.shape[0] > 1 for table in tables]
-        where[name] = tuple(0 if h else 1 if a == axis else None for a, h in enumerate(here))
-    where["bias_start"] = tuple(0 if a == axis else None for a in range(len(tiles)))
-    leaves, treedef = jax.tree.flatten(chunk)
-    axes = jax.tree.leaves(
-        _Chunk(
-            **{
-                field.name: None
-                if getattr(chunk, field.name) is None
-                else jax.tree.map(
-                    lambda a: -1 if a is None else a,
-                    where.get(field.name, -1),
-                    is_leaf=lambda a: a is None,
-                )
-                for field in dataclasses.fields(_Chunk)
-            }
-        )
-    )
+    leaves, structure = jax.tree.flatten(chunk, is_leaf=lambda x: isinstance(x, _Labelled))
+    moves = [x.size(label) == size for x in leaves]
 
-    def split(x: jax.Array, at: int) -> jax.Array:
-        x = x.reshape(*x.shape[:at], size // step, step, *x.shape[at + 1 :])
-        return jnp.moveaxis(x, at, 0)
-
-    moving = [split(x, at) for x, at in zip(leaves, axes, strict=True) if at >= 0]
+    def split(x: _Labelled) -> jax.Array:
+        at = x.labels.index(label)
+        shape = (*x.array.shape[:at], size // step, step, *x.array.shape[at + 1 :])
+        return jnp.moveaxis(x.array.reshape(shape), at, 0)
 
     @jax.checkpoint
-    def body(part: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        parts = iter(part)
-        joined = [x if at < 0 else next(parts) for x, at in zip(leaves, axes, strict=True)]
-        return inner(jax.tree.unflatten(treedef, joined))
+    def body(moved: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        arrays = iter(moved)
+        part = [
+            _Labelled(next(arrays), x.labels) if moving else x
+            for x, moving in zip(leaves, moves, strict=True)
+        ]
+        return _walk(jax.tree.unflatten(structure, part), inner, tiles, attend)
+
+    moved = [split(x) for x, moving in zip(leaves, moves, strict=True) if moving]
+    at = chunk.query.labels.index(label)
 
     def join(x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x, 0, level)
-        return x.reshape(*x.shape[:level], size, *x.shape[level + 2 :])
+        x = jnp.moveaxis(x, 0, at)
+        return x.reshape(*x.shape[:at], size, *x.shape[at + 2 :])
 
-    out, lse = lax.map(body, moving)
+    out, lse = lax.map(body, moved)
     return join(out), join(lse)
 
 
-def _mask(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> jax.Array:
-    """Visible pairs: [P or 1, *blocks, *slabs, *block tokens]."""
+def _labels(part: str, rank: int) -> list[str]:
+    return [f"{part} {a}" for a in range(rank)]
+
+
+def _visible(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> jax.Array:
+    """Visible pairs of a chunk: [phases, blocks, slabs, tokens], each of all axes."""
     rank = len(tiles)
-    mask = jnp.ones((1,) * (1 + 3 * rank), bool)
-    for axis, t in enumerate(tiles):
-        begin, end = chunk.begin[axis][:, :, None], chunk.end[axis][:, :, None]
+    order = [*_labels("phase", rank), *_labels("block", rank)]
+    order += [*_labels("slab", rank), *_labels("token", rank)]
+    visible = jnp.ones((1,) * len(order), bool)
+    for a, t in enumerate(tiles):
+        begin, end = chunk.begin[a].array[:, :, None], chunk.end[a].array[:, :, None]
         position = jnp.arange(t.slab, dtype=begin.dtype)[:, None]
-        seen = (position >= begin) & (position < end)  # [P or 1, blocks, slab, block]
-        shape = [1] * (1 + 3 * rank)
-        shape[0], shape[1 + axis] = seen.shape[:2]
-        shape[1 + rank + axis], shape[1 + 2 * rank + axis] = seen.shape[2:]
-        mask = mask & seen.reshape(shape)
-    return mask
+        seen = (position >= begin) & (position < end)
+        mine = [order.index(f"{part} {a}") for part in ("phase", "block", "slab", "token")]
+        shape = [1] * len(order)
+        for at, size in zip(mine, seen.shape, strict=True):
+            shape[at] = size
+        visible = visible & seen.reshape(shape)
+    sizes = visible.shape
+    return visible.reshape([math.prod(sizes[part * rank : part * rank + rank]) for part in range(4)])
 
 
-def _bias_of_tiles(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> jax.Array:
-    """Bias of every pair: [K, group, *blocks, *slabs, *block tokens], blocks being 1 where all are alike."""
-    rank = len(tiles)
-    x = chunk.bias
-    assert x is not None
-    # Axis by axis from the last: [K, group, ..., 2w - 1] -> blocks, slab, block at the end of what is done.
-    for axis, t in enumerate(tiles):
-        at = 2 + 3 * axis
+def _bias_of_tiles(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> _Labelled:
+    """The bias of every pair: heads, group and, per axis, block (1 where all are alike), token, slab."""
+    assert chunk.bias is not None
+    x = chunk.bias.array
+    for a, t in enumerate(tiles):
+        at = 2 + 3 * a
+        # Entry e of a block's line is that of key c of the slab and query r of the block with
+        # e = c - r + block - 1; _skew needs one more.
         length = t.block + t.slab
-        # Entry e of a block's line is the bias of key c of the slab and query r of the block where c - r + block - 1 = e.
         first = t.bias_start - (t.block - 1)
         front = max(0, -int(first.min()))
-        back = max(0, int(first.max()) + length - x.shape[at])
         pad = [(0, 0)] * x.ndim
-        pad[at] = (front, back)
+        pad[at] = (front, max(0, int(first.max()) + length - x.shape[at]))
         x = jnp.pad(x, pad)
+        first = first + front
         if np.all(first == first[0]):
-            lines = jnp.expand_dims(
-                lax.slice_in_dim(x, int(first[0]) + front, int(first[0]) + front + length, axis=at),
-                at,
-            )
+            line = lax.slice_in_dim(x, int(first[0]), int(first[0]) + length, axis=at)
+            lines = jnp.expand_dims(line, at)
         else:
-            begin = chunk.bias_start[axis] - (t.block - 1) + front
-            lines = jax.vmap(
-                lambda b, x=x, at=at, length=length: lax.dynamic_slice_in_dim(x, b, length, at),
-                out_axes=at,
-            )(begin)
+
+            def line_of(
+                start: jax.Array, x: jax.Array = x, length: int = length, at: int = at
+            ) -> jax.Array:
+                return lax.dynamic_slice_in_dim(x, start, length, at)
+
+            starts = chunk.bias_start[a].array - (t.block - 1) + front
+            lines = jax.vmap(line_of, out_axes=at)(starts)
         x = _skew(lines, at + 1, t.block, t.slab)
-    blocks, tokens, slabs = ([2 + 3 * a + part for a in range(rank)] for part in range(3))
-    return x.transpose(0, 1, *blocks, *slabs, *tokens)
+    parts = [f"{part} {a}" for a in range(len(tiles)) for part in ("block", "token", "slab")]
+    return _Labelled(x, ("heads", "group", *parts))
 
 
 def _skew(x: jax.Array, axis: int, block: int, slab: int) -> jax.Array:
-    """Replaces `axis` (block + slab entries e) by two, query r and key c, such that e = c - r + block - 1."""
+    """Replaces `axis`, entries e, by two, query r and key c, such that e = c - r + block - 1."""
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     length = block + slab
-    # Rows of length - 1 laid over copies of length: every row begins one entry earlier than the one above it.
+    # Rows of length - 1 laid over copies of length: every row begins one entry earlier than the one
+    # above it.
     x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*before, block, length, *after))
     x = x.reshape(*before, block * length, *after)
     x = lax.slice_in_dim(x, block - 1, block - 1 + block * (length - 1), axis=axis)
@@ -361,57 +365,65 @@ def _skew(x: jax.Array, axis: int, block: int, slab: int) -> jax.Array:
 def _attend(
     chunk: _Chunk,
     tiles: tuple[AxisTiles, ...],
-    group: int,
     scale: float,
     precision: Any,
     accumulator: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """Attention of the tiles of a chunk: [K, B, P, *blocks, rows, Dv] and the same without Dv, in `accumulator`."""
+    """Attention of the tiles of a chunk, with the axes of its queries, in `accumulator`."""
     rank = len(tiles)
-    lead = chunk.query.shape[:-2]  # K, B, P, *blocks
-    rows = chunk.query.shape[-2]
-    block = [t.block for t in tiles]
-    slab = [t.slab for t in tiles]
-    query = chunk.query
-    key = chunk.key.reshape(*lead, math.prod(slab), chunk.key.shape[-1])
-    value = chunk.value.reshape(*lead, math.prod(slab), chunk.value.shape[-1])
+    phases, blocks = _labels("phase", rank), _labels("block", rank)
+    slabs, tokens = _labels("slab", rank), _labels("token", rank)
+    # Tiles are batch entries of the matrix products: batch, phases, blocks, heads.
+    tile = [["batch"], phases, blocks, ["heads"]]
+    query = chunk.query.ordered([*tile, ["group", *tokens], ["dim"]])
+    key = chunk.key.ordered([*tile, slabs, ["dim"]])
+    value = chunk.value.ordered([*tile, slabs, ["dim"]])
+    group = chunk.query.size("group")
+    number, rows = query.shape[:4], query.shape[4]
 
     def product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=accumulator)
 
     # Scores are kept keys-major: that is the faster product for tiles of few queries.
-    scores = product("...qd,...kd->...kq", query, key) * scale
-    visible = _mask(chunk, tiles)
-    lead_axes = visible.shape[: 1 + rank]
-    visible = visible.reshape(1, 1, *lead_axes, math.prod(slab), 1, math.prod(block))
-    scores = scores.reshape(*lead, math.prod(slab), group, math.prod(block))
+    scores = product("bpthqd,bpthkd->bpthkq", query, key) * scale
     if chunk.bias is not None:
-        bias = _bias_of_tiles(chunk, tiles).astype(accumulator)
-        kv_heads, blocks = bias.shape[0], bias.shape[2 : 2 + rank]
-        bias = bias.reshape(kv_heads, group, *blocks, math.prod(slab), math.prod(block))
-        bias = jnp.moveaxis(bias, 1, -2)
-        scores = scores + bias[:, None, None]
-    scores = jnp.where(visible, scores, -jnp.inf).reshape(*lead, math.prod(slab), rows)
+        bias = _bias_of_tiles(chunk, tiles)
+        bias = bias.ordered([["batch"], phases, blocks, ["heads"], slabs, ["group", *tokens]])
+        scores = scores + bias.astype(accumulator)
+    visible = _visible(chunk, tiles)[:, :, None, :, None]  # the last: query heads of a group
+    scores = scores.reshape(*number, -1 if scores.size else scores.shape[4], group, rows // group)
+    scores = jnp.where(visible, scores, -jnp.inf)
+    scores = scores.reshape(*number, scores.shape[4], rows)
     largest = scores.max(-2)
     more = None
-    if chunk.more_key is not None and chunk.more_value is not None and chunk.more_key.shape[2]:
-        queries = query.reshape(*lead[:2], math.prod(lead[2:]) * rows, query.shape[-1])
-        more = product("...qd,...kd->...kq", queries, chunk.more_key) * scale
-        largest = jnp.maximum(largest, more.max(-2).reshape(largest.shape))
-    # Softmax does not depend on what is subtracted, so no derivative goes there. -inf where a bias hides every key.
+    if chunk.more_key is not None and chunk.more_value is not None and chunk.more_key.size("more"):
+        more_key = chunk.more_key.ordered([["batch"], ["heads"], ["more"], ["dim"]])
+        more_value = chunk.more_value.ordered([["batch"], ["heads"], ["more"], ["dim"]])
+        more = product("bpthqd,bhkd->bpthkq", query, more_key) * scale
+        largest = jnp.maximum(largest, more.max(-2))
+    # Softmax does not depend on what is subtracted, so no derivative goes there. It is -inf where a
+    # bias hides every key.
     largest = lax.stop_gradient(largest)
     largest = jnp.where(jnp.isfinite(largest), largest, 0)
 
     weights = jnp.exp(scores - largest[..., None, :])
     total = weights.sum(-2)
-    out = product("...kq,...kd->...qd", weights.astype(value.dtype), value)
+    out = product("bpthkq,bpthkd->bpthqd", weights.astype(value.dtype), value)
     if more is not None:
-        assert chunk.more_value is not None
-        weights = jnp.exp(more - largest.reshape(*lead[:2], 1, math.prod(lead[2:]) * rows))
-        total = total + weights.sum(-2).reshape(total.shape)
-        added = product("...kq,...kd->...qd", weights.astype(value.dtype), chunk.more_value)
-        out = out + added.reshape(out.shape)
+        weights = jnp.exp(more - largest[..., None, :])
+        total = total + weights.sum(-2)
+        out = out + product("bpthkq,bhkd->bpthqd", weights.astype(value.dtype), more_value)
     nothing = total == 0
     total = jnp.where(nothing, 1, total)
     lse = jnp.where(nothing, -jnp.inf, jnp.log(total) + largest)
-    return out / total[..., None], lse
+    out = out / total[..., None]
+
+    labels = ["batch", *phases, *blocks, "heads", "group", *tokens]
+    sizes = [chunk.query.size(label) for label in labels]
+    wanted = chunk.query.labels
+    by_label = _Labelled(out.reshape(*sizes, out.shape[-1]), (*labels, "dim"))
+    lse_by_label = _Labelled(lse.reshape(sizes), tuple(labels))
+    return (
+        by_label.ordered([[label] for label in wanted]),
+        lse_by_label.ordered([[label] for label in wanted if label != "dim"]),
+    )
