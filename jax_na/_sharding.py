@@ -126,11 +126,16 @@ def partitioned(
 
         return of(operands), of(results)
 
+    def on_one_shard(*shards: jax.Array) -> tuple[jax.Array, ...]:
+        # A shard has no sharding of its own: with the mesh in sight, JAX would annotate one.
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            return function(*shards)
+
     def partition(mesh: Any, arg_shapes: Any, result_shape: Any):
         del result_shape
         # All operands follow the query: the cotangent of a sum, say, arrives replicated.
         operand_shardings, result_shardings = shardings(mesh, arg_shapes[0].sharding.spec)
-        return mesh, function, tuple(result_shardings), tuple(operand_shardings)
+        return mesh, on_one_shard, tuple(result_shardings), tuple(operand_shardings)
 
     def infer(mesh: Any, arg_shapes: Any, result_shape: Any):
         del result_shape
