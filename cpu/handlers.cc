@@ -1,7 +1,10 @@
 #include "cpu/handlers.h"
 
 #include <algorithm>
+#include <exception>
 #include <memory>
+#include <new>
+#include <string>
 
 #include "cpu/arguments.h"
 #include "cpu/kernels.h"
@@ -34,6 +37,18 @@ int64_t padded(int64_t features, Stored stored) {
   return (features + lanes(stored) - 1) / lanes(stored) * lanes(stored);
 }
 
+// An exception must not cross the C boundary to XLA.
+template <typename Call>
+Error guarded(Call call) {
+  try {
+    return call();
+  } catch (const std::bad_alloc&) {
+    return Error(ffi::ErrorCode::kResourceExhausted, "jax_na: out of memory for scratch space");
+  } catch (const std::exception& e) {
+    return Error::Internal(std::string("jax_na: ") + e.what());
+  }
+}
+
 void zero(Result& result) {
   std::fill_n(static_cast<std::byte*>(result->untyped_data()), result->size_bytes(), std::byte{0});
 }
@@ -59,19 +74,21 @@ Error forward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer va
     return e;
   if (lse->element_count() == 0) return Error::Success();
 
-  Plan plan = make_cpu_plan(problem, Pass::kForward, lanes(stored), element_bytes(stored));
-  ForwardArgs args{&problem,
-                   &plan,
-                   query.untyped_data(),
-                   key.untyped_data(),
-                   value.untyped_data(),
-                   additional_keys.untyped_data(),
-                   additional_values.untyped_data(),
-                   bias.untyped_data(),
-                   out->untyped_data(),
-                   lse->untyped_data()};
-  run(pool, kernels().forward[static_cast<int>(stored)], args);
-  return Error::Success();
+  return guarded([&] {
+    Plan plan = make_cpu_plan(problem, Pass::kForward, lanes(stored), element_bytes(stored));
+    ForwardArgs args{&problem,
+                     &plan,
+                     query.untyped_data(),
+                     key.untyped_data(),
+                     value.untyped_data(),
+                     additional_keys.untyped_data(),
+                     additional_values.untyped_data(),
+                     bias.untyped_data(),
+                     out->untyped_data(),
+                     lse->untyped_data()};
+    run(pool, kernels().forward[static_cast<int>(stored)], args);
+    return Error::Success();
+  });
 }
 
 Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer value,
@@ -122,52 +139,54 @@ Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer v
     return Error::Success();
   }
 
-  Plan by_query = make_cpu_plan(p, Pass::kQueryGradient, lanes(stored), element_bytes(stored));
-  Plan by_key = make_cpu_plan(p, Pass::kKeyGradient, lanes(stored), element_bytes(stored));
-  const int64_t tiles = by_query.tiles(), entries = p.batch * p.kv_heads;
-  const bool shares = p.additional > 0 || p.bias_batch > 0;
-  const int64_t parts =
-      shares ? std::clamp<int64_t>((kPartsWanted + entries - 1) / entries, 1, tiles) : tiles;
-  const int64_t token_sums = entries * parts * p.additional;
-  const int64_t bias_sums = p.bias_batch > 0 ? p.batch * p.heads * parts * p.bias_size() : 0;
-  auto scratch = [&](int64_t elements) {
-    return std::unique_ptr<std::byte[]>(
-        new std::byte[static_cast<size_t>(elements * element_bytes(stored))]);
-  };
-  auto delta = scratch(p.batch * p.query_tokens() * p.heads);
-  auto partial_keys = scratch(token_sums * padded(p.head_dim, stored));
-  auto partial_values = scratch(token_sums * padded(p.value_dim, stored));
-  auto partial_bias = scratch(bias_sums);
-  BackwardArgs args{&p,
-                    &by_query,
-                    query.untyped_data(),
-                    key.untyped_data(),
-                    value.untyped_data(),
-                    additional_keys.untyped_data(),
-                    additional_values.untyped_data(),
-                    bias.untyped_data(),
-                    out.untyped_data(),
-                    lse.untyped_data(),
-                    dout.untyped_data(),
-                    dlse.untyped_data(),
-                    delta.get(),
-                    dquery->untyped_data(),
-                    dkey->untyped_data(),
-                    dvalue->untyped_data(),
-                    dadditional_keys->untyped_data(),
-                    dadditional_values->untyped_data(),
-                    dbias->untyped_data(),
-                    partial_keys.get(),
-                    partial_values.get(),
-                    partial_bias.get(),
-                    parts};
-  const int index = static_cast<int>(stored);
-  run(pool, kernels().delta[index], args);
-  run(pool, kernels().query_gradient[index], args);
-  if (shares) run(pool, kernels().reduction[index], args);
-  args.plan = &by_key;
-  run(pool, kernels().key_gradient[index], args);
-  return Error::Success();
+  return guarded([&] {
+    Plan by_query = make_cpu_plan(p, Pass::kQueryGradient, lanes(stored), element_bytes(stored));
+    Plan by_key = make_cpu_plan(p, Pass::kKeyGradient, lanes(stored), element_bytes(stored));
+    const int64_t tiles = by_query.tiles(), entries = p.batch * p.kv_heads;
+    const bool shares = p.additional > 0 || p.bias_batch > 0;
+    const int64_t parts =
+        shares ? std::clamp<int64_t>((kPartsWanted + entries - 1) / entries, 1, tiles) : tiles;
+    const int64_t token_sums = entries * parts * p.additional;
+    const int64_t bias_sums = p.bias_batch > 0 ? p.batch * p.heads * parts * p.bias_size() : 0;
+    auto scratch = [&](int64_t elements) {
+      return std::unique_ptr<std::byte[]>(
+          new std::byte[static_cast<size_t>(elements * element_bytes(stored))]);
+    };
+    auto delta = scratch(p.batch * p.query_tokens() * p.heads);
+    auto partial_keys = scratch(token_sums * padded(p.head_dim, stored));
+    auto partial_values = scratch(token_sums * padded(p.value_dim, stored));
+    auto partial_bias = scratch(bias_sums);
+    BackwardArgs args{&p,
+                      &by_query,
+                      query.untyped_data(),
+                      key.untyped_data(),
+                      value.untyped_data(),
+                      additional_keys.untyped_data(),
+                      additional_values.untyped_data(),
+                      bias.untyped_data(),
+                      out.untyped_data(),
+                      lse.untyped_data(),
+                      dout.untyped_data(),
+                      dlse.untyped_data(),
+                      delta.get(),
+                      dquery->untyped_data(),
+                      dkey->untyped_data(),
+                      dvalue->untyped_data(),
+                      dadditional_keys->untyped_data(),
+                      dadditional_values->untyped_data(),
+                      dbias->untyped_data(),
+                      partial_keys.get(),
+                      partial_values.get(),
+                      partial_bias.get(),
+                      parts};
+    const int index = static_cast<int>(stored);
+    run(pool, kernels().delta[index], args);
+    run(pool, kernels().query_gradient[index], args);
+    if (shares) run(pool, kernels().reduction[index], args);
+    args.plan = &by_key;
+    run(pool, kernels().key_gradient[index], args);
+    return Error::Success();
+  });
 }
 
 }  // namespace

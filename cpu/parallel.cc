@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -47,7 +48,8 @@ class Scratch {
 struct Shared {
   int64_t tasks;
   std::atomic<int64_t> next{0};
-  int64_t ended = 0;  // guarded by mutex
+  int64_t ended = 0;             // guarded by mutex
+  std::exception_ptr exception;  // the first one of a task; guarded by mutex
   std::mutex mutex;
   std::condition_variable all_ended;
 };
@@ -64,8 +66,12 @@ void parallel_for(xla::ffi::ThreadPool& pool, int64_t tasks, int64_t scratch_byt
   auto work = [shared, scratch_bytes, &run] {
     thread_local Scratch scratch;
     int64_t done = 0;
-    for (int64_t task; (task = shared->next.fetch_add(1)) < shared->tasks; ++done)
-      run(task, scratch.at_least(scratch_bytes));
+    for (int64_t task; (task = shared->next.fetch_add(1)) < shared->tasks; ++done) try {
+        run(task, scratch.at_least(scratch_bytes));
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(shared->mutex);
+        if (!shared->exception) shared->exception = std::current_exception();
+      }
     if (done == 0) return;
     scratch.trim();
     std::lock_guard<std::mutex> lock(shared->mutex);
@@ -77,6 +83,7 @@ void parallel_for(xla::ffi::ThreadPool& pool, int64_t tasks, int64_t scratch_byt
   work();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->all_ended.wait(lock, [&] { return shared->ended == shared->tasks; });
+  if (shared->exception) std::rethrow_exception(shared->exception);
 }
 
 }  // namespace jax_na

@@ -48,7 +48,6 @@ CONFIG = NATConfig(
     num_classes=10,
     in_channels=1,
     tokenizer_strides=(1, 1),
-    drop_path_rate=0.1,
 )
 
 
@@ -97,8 +96,8 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
 class Trainer:
     """The model, its optimiser and the two compiled functions.
 
-    What changes in a run is one pytree, `state`: the step, the parameters, the optimiser's moments,
-    and how many random numbers drop path has drawn. Everything else follows from the arguments.
+    What changes in a run is one pytree, `state`: the step, the parameters and the optimiser's
+    moments. Everything else follows from the arguments.
     """
 
     def __init__(self, steps: int, learning_rate: float, seed: int, implementation: str | None):
@@ -108,7 +107,7 @@ class Trainer:
             implementation=implementation,
             rngs=nnx.Rngs(seed),
         )
-        self._graph, params, draws, self._keys = nnx.split(model, nnx.Param, nnx.RngCount, ...)
+        self._graph, params = nnx.split(model, nnx.Param)
         self._seed = seed
         schedule = optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, max(steps // 10, 1), max(steps, 2), 0.01 * learning_rate
@@ -124,7 +123,6 @@ class Trainer:
             "step": jnp.zeros((), jnp.int32),
             "params": params,
             "moments": self._optimizer.init(params),
-            "draws": nnx.to_pure_dict(draws),
         }
         self._step = jax.jit(self._step_fn, donate_argnums=0)
         self._predict = jax.jit(self._predict_fn)
@@ -141,7 +139,7 @@ class Trainer:
 
     def model(self) -> NAT:
         """The model as it is now."""
-        return self._merge(self.state["params"], self.state["draws"])
+        return self._merge(self.state["params"])
 
     def train(self, images: np.ndarray, labels: np.ndarray) -> jax.Array:
         """One update; returns the loss before it, without waiting for it."""
@@ -150,30 +148,26 @@ class Trainer:
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probability of each class, [count, 10]."""
-        return np.asarray(self._predict(self.state["params"], self.state["draws"], images))
+        return np.asarray(self._predict(self.state["params"], images))
 
-    def _merge(self, params: Any, draws: Any) -> NAT:
-        states = [nnx.State(params), nnx.State(draws)]
-        return nnx.merge(self._graph, *states, self._keys)
+    def _merge(self, params: Any) -> NAT:
+        return nnx.merge(self._graph, nnx.State(params))
 
     def _step_fn(self, state, images, labels):
         key = jax.random.fold_in(jax.random.key(self._seed), state["step"])
         images = augment(key, images)
 
         def loss_fn(params):
-            model = self._merge(params, state["draws"])
-            logits = model(images, deterministic=False)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), nnx.to_pure_dict(nnx.state(model, nnx.RngCount))
+            logits = self._merge(params)(images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-        (loss, draws), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        loss, grads = jax.value_and_grad(loss_fn)(state["params"])
         updates, moments = self._optimizer.update(grads, state["moments"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        step = state["step"] + 1
-        return {"step": step, "params": params, "moments": moments, "draws": draws}, loss
+        return {"step": state["step"] + 1, "params": params, "moments": moments}, loss
 
-    def _predict_fn(self, params, draws, images):
-        return jax.nn.softmax(self._merge(params, draws)(images, deterministic=True))
+    def _predict_fn(self, params, images):
+        return jax.nn.softmax(self._merge(params)(images))
 
 
 def _is_matrix(leaf: jax.Array) -> bool:
@@ -258,11 +252,12 @@ def window_weights(model: NAT, image: np.ndarray, block: int, query: tuple[int, 
 
     NaN where the query cannot see.
     """
-    x = model.tokenize(jnp.asarray(image)[None], deterministic=True)
-    for before in model.stages[0][:block]:
-        x = before(x, deterministic=True)
-    attention = model.stages[0][block].attention
-    queries, keys, _ = attention.project(model.stages[0][block].norm1(x))
+    blocks = model.stages[0]
+    x = model.tokenize(jnp.asarray(image)[None])
+    for before in blocks[:block]:
+        x = before(x)
+    attention = blocks[block].attention
+    queries, keys, _ = attention.project(blocks[block].norm1(x))
     window = attention.window
     scores = jax_na.na_qk(
         queries,
@@ -326,7 +321,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of adamw [0.002]")
     parser.add_argument("--seed", type=int, default=0, help="of everything random [0]")
     parser.add_argument("--limit", type=int, help="train on only so many images")
-    parser.add_argument("--implementation", help="of the attention, such as fused or xla [best]")
+    names = [each.name for each in jax_na.implementations()]
+    parser.add_argument("--implementation", choices=names, help="of the attention [the best]")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/digits"), help="folder [runs/digits]"
     )
@@ -368,8 +364,10 @@ def main(argv: Sequence[str] | None = None) -> float:
         print(f"no checkpoint in {folder}: starting at step 0")
 
     device = jax.devices()[0]
+    choice = {each.name: each for each in jax_na.implementations()}
+    runs = options.implementation or next(name for name in choice if choice[name].available)
     print(f"device          {device.device_kind} ({device.platform}), JAX {jax.__version__}")
-    print(f"implementation  {options.implementation or 'the best for this device'}")
+    print(f"attention       {choice[runs].name}: {choice[runs].reason}")
     print(f"model           {trainer.size:,} parameters")
     print(f"images          {len(train.labels)} to train on, {len(held_out.labels)} held out")
 

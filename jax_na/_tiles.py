@@ -22,6 +22,9 @@ from jax_na._window import Window
 # A slab is put together from ceil(slab / block) shifted views.
 MAX_VIEWS = 48
 
+# Slabs that are sliced one by one for a chunk.
+MAX_BLOCKS = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -220,7 +223,7 @@ def chunk_sizes(
             room //= max(size, 1)
             continue
         if pad[level]:
-            steps = -(-size // room)
+            steps = -(-size // min(room, MAX_BLOCKS))
             chunks[level] = -(-size // steps)
         else:
             chunks[level] = max(c for c in range(1, room + 1) if size % c == 0)

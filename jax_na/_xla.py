@@ -43,7 +43,9 @@ class _Labelled:
 
     def ordered(self, groups: Sequence[Sequence[str]]) -> jax.Array:
         """Axes in this order, those of one group made one; an axis that is not there has length 1."""
-        order = [self.labels.index(label) for group in groups for label in group if label in self.labels]
+        order = [
+            self.labels.index(label) for group in groups for label in group if label in self.labels
+        ]
         shape = [math.prod(self.size(label) for label in group) for group in groups]
         return self.array.transpose(order).reshape(shape)
 
@@ -111,10 +113,10 @@ def attention(
     group = heads // kv_heads
     accumulator = jnp.promote_types(query.dtype, jnp.float32)
     cost = CPU if jax.default_backend() == "cpu" else ACCELERATOR
-    tiles = choose_tiles(
-        window, spatial, group, head_dim + value_dim, accumulator.itemsize, cost
+    tiles = choose_tiles(window, spatial, group, head_dim + value_dim, accumulator.itemsize, cost)
+    levels = _levels(
+        tiles, batch, kv_heads, group, head_dim + value_dim, accumulator.itemsize, cost
     )
-    levels = _levels(tiles, batch, kv_heads, group, head_dim + value_dim, accumulator.itemsize, cost)
     blocks = {level.label: level.size for level in levels}
     tiles = tuple(t.with_blocks(blocks[f"block {a}"]) for a, t in enumerate(tiles))
 
@@ -170,13 +172,7 @@ def _levels(
         for a, t in enumerate(tiles)
         for part, size in (("phase", t.phases), ("block", t.blocks))
     ]
-    # Heads lie next to each other in memory, so they go through a tile together; unless the slabs of
-    # the first axis, which exist all at once, would take too much for all heads.
-    overlap = tiles[0].slab / tiles[0].block
-    key_value = itemsize * kv_heads * width * math.prod(t.padded * t.phases for t in tiles)
-    heads = [("heads", kv_heads)]
-    inner = key_value * overlap <= 16 * cost.budget
-    order = [("batch", batch), *space, *heads] if inner else [("batch", batch), *heads, *space]
+    order = [("batch", batch), *space, ("heads", kv_heads)]
     rows = group * math.prod(t.block for t in tiles)
     columns = math.prod(t.slab for t in tiles)
     steps = chunk_sizes(
@@ -244,6 +240,18 @@ def _cut(x: _Labelled, a: int, tiles: AxisTiles) -> _Labelled:
     return _Labelled(parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=at), labels)
 
 
+def _cut_some(x: _Labelled, a: int, slab: int, starts: jax.Array) -> _Labelled:
+    """As _cut, but only the slabs that begin at `starts`."""
+    at = x.labels.index(f"place {a}")
+    labels = (*x.labels[:at], f"block {a}", f"slab {a}", *x.labels[at + 1 :])
+    # Slices rather than a gather: their transposes add to the gradient in place.
+    slabs = [
+        lax.dynamic_slice_in_dim(x.array, start, slab, axis=at, allow_negative_indices=False)
+        for start in starts
+    ]
+    return _Labelled(jnp.stack(slabs, axis=at), labels)
+
+
 def _walk(
     chunk: _Chunk,
     levels: Sequence[_Level],
@@ -258,39 +266,40 @@ def _walk(
         return attend(chunk)
     level, *inner = levels
     label, size, step = level.label, level.size, level.step
-    if label.startswith("block"):
-        a = int(label.split()[1])
-        chunk = dataclasses.replace(
-            chunk, key=_cut(chunk.key, a, tiles[a]), value=_cut(chunk.value, a, tiles[a])
-        )
+    a = int(label.split()[1]) if label.startswith("block") else None
     if step == size:
+        if a is not None:
+            key, value = _cut(chunk.key, a, tiles[a]), _cut(chunk.value, a, tiles[a])
+            chunk = dataclasses.replace(chunk, key=key, value=value)
         return _walk(chunk, inner, tiles, attend)
 
     leaves, structure = jax.tree.flatten(chunk, is_leaf=lambda x: isinstance(x, _Labelled))
-    moves = [x.size(label) == size for x in leaves]
 
-    def split(x: _Labelled) -> jax.Array:
+    def part_of(x: _Labelled, first: jax.Array) -> _Labelled:
+        if x.size(label) < size:
+            return x
         at = x.labels.index(label)
-        shape = (*x.array.shape[:at], size // step, step, *x.array.shape[at + 1 :])
-        return jnp.moveaxis(x.array.reshape(shape), at, 0)
+        part = lax.dynamic_slice_in_dim(x.array, first, step, at, allow_negative_indices=False)
+        return _Labelled(part, x.labels)
 
+    # Arrays stay whole outside of the loop and are sliced inside: nothing is copied beforehand, and
+    # the gradient is accumulated in place.
     @jax.checkpoint
-    def body(moved: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        arrays = iter(moved)
-        part = [
-            _Labelled(next(arrays), x.labels) if moving else x
-            for x, moving in zip(leaves, moves, strict=True)
-        ]
-        return _walk(jax.tree.unflatten(structure, part), inner, tiles, attend)
+    def body(first: jax.Array) -> tuple[jax.Array, jax.Array]:
+        part = jax.tree.unflatten(structure, [part_of(x, first) for x in leaves])
+        if a is not None:
+            starts = lax.dynamic_slice_in_dim(jnp.asarray(tiles[a].starts, jnp.int32), first, step)
+            key, value = (_cut_some(x, a, tiles[a].slab, starts) for x in (part.key, part.value))
+            part = dataclasses.replace(part, key=key, value=value)
+        return _walk(part, inner, tiles, attend)
 
-    moved = [split(x) for x, moving in zip(leaves, moves, strict=True) if moving]
     at = chunk.query.labels.index(label)
 
     def join(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x, 0, at)
         return x.reshape(*x.shape[:at], size, *x.shape[at + 2 :])
 
-    out, lse = lax.map(body, moved)
+    out, lse = lax.map(body, jnp.arange(0, size, step, dtype=jnp.int32))
     return join(out), join(lse)
 
 
@@ -313,8 +322,14 @@ def _visible(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> jax.Array:
         for at, size in zip(mine, seen.shape, strict=True):
             shape[at] = size
         visible = visible & seen.reshape(shape)
-    sizes = visible.shape
-    return visible.reshape([math.prod(sizes[part * rank : part * rank + rank]) for part in range(4)])
+    sizes = list(visible.shape)
+    if any(n > 1 for n in sizes[:rank]):
+        # Groups that differ on one axis are told apart on all.
+        sizes[:rank] = [chunk.query.size(label) for label in order[:rank]]
+        visible = jnp.broadcast_to(visible, sizes)
+    return visible.reshape(
+        [math.prod(sizes[part * rank : part * rank + rank]) for part in range(4)]
+    )
 
 
 def _bias_of_tiles(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> _Labelled:
@@ -388,9 +403,15 @@ def _attend(
     scores = product("bpthqd,bpthkd->bpthkq", query, key) * scale
     if chunk.bias is not None:
         bias = _bias_of_tiles(chunk, tiles)
+        if any(bias.size(label) > 1 for label in blocks):
+            sizes = [
+                chunk.query.size(label) if label in blocks else bias.size(label)
+                for label in bias.labels
+            ]
+            bias = _Labelled(jnp.broadcast_to(bias.array, sizes), bias.labels)
         bias = bias.ordered([["batch"], phases, blocks, ["heads"], slabs, ["group", *tokens]])
         scores = scores + bias.astype(accumulator)
-    visible = _visible(chunk, tiles)[:, :, None, :, None]  # the last: query heads of a group
+    visible = lax.optimization_barrier(_visible(chunk, tiles))[:, :, None, :, None]
     scores = scores.reshape(*number, -1 if scores.size else scores.shape[4], group, rows // group)
     scores = jnp.where(visible, scores, -jnp.inf)
     scores = scores.reshape(*number, scores.shape[4], rows)
