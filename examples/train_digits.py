@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -93,39 +94,69 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     return jax.vmap(one)(jax.random.split(key, len(images)), images)
 
 
-class Trainer:
-    """The model, its optimiser and the two compiled functions.
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a run trains, apart from its data."""
 
-    What changes in a run is one pytree, `state`: the step, the parameters and the optimiser's
-    moments. Everything else follows from the arguments.
+    steps: int
+    learning_rate: float
+    seed: int
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """AdamW that warms up and decays; only matrices and kernels lose weight."""
+        peak, warm_up = self.learning_rate, max(self.steps // 10, 1)
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, peak, warm_up, max(self.steps, warm_up + 1), 0.01 * peak
+        )
+        decay = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+        return optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.05, mask=decay)
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def update(graph: Any, recipe: Recipe, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+    """One step on a batch; returns the new state, and the loss of the old one."""
+    images = augment(jax.random.fold_in(jax.random.key(recipe.seed), state["step"]), images)
+
+    def loss_fn(params):
+        logits = nnx.merge(graph, nnx.State(params))(images)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, CONFIG.num_classes), 0.1)
+        return optax.softmax_cross_entropy(logits, targets).mean()
+
+    loss, grads = jax.value_and_grad(loss_fn)(state["params"])
+    updates, moments = recipe.optimizer().update(grads, state["moments"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    return {"step": state["step"] + 1, "params": params, "moments": moments}, loss
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def probabilities_of(graph: Any, params: Any, images: jax.Array) -> jax.Array:
+    """Probability of each class, [count, 10]."""
+    return jax.nn.softmax(nnx.merge(graph, nnx.State(params))(images))
+
+
+class Trainer:
+    """A model in training.
+
+    All that changes is one pytree, `state`: the step, the parameters and the optimiser's moments.
     """
 
-    def __init__(self, steps: int, learning_rate: float, seed: int, implementation: str | None):
+    def __init__(self, recipe: Recipe, implementation: str | None):
         model = NAT(
             CONFIG,
             kernel_init=nnx.initializers.lecun_normal(),
             implementation=implementation,
-            rngs=nnx.Rngs(seed),
+            rngs=nnx.Rngs(recipe.seed),
         )
-        self._graph, params = nnx.split(model, nnx.Param)
-        self._seed = seed
-        schedule = optax.warmup_cosine_decay_schedule(
-            0.0, learning_rate, max(steps // 10, 1), max(steps, 2), 0.01 * learning_rate
-        )
-        self._optimizer = optax.chain(
-            optax.clip_by_global_norm(1.0),
-            optax.adamw(
-                schedule, weight_decay=0.05, mask=lambda tree: jax.tree.map(_is_matrix, tree)
-            ),
-        )
+        self.recipe = recipe
+        self.graph, params = nnx.split(model, nnx.Param)
         params = nnx.to_pure_dict(params)
         self.state = {
             "step": jnp.zeros((), jnp.int32),
             "params": params,
-            "moments": self._optimizer.init(params),
+            "moments": recipe.optimizer().init(params),
         }
-        self._step = jax.jit(self._step_fn, donate_argnums=0)
-        self._predict = jax.jit(self._predict_fn)
 
     @property
     def step(self) -> int:
@@ -139,39 +170,16 @@ class Trainer:
 
     def model(self) -> NAT:
         """The model as it is now."""
-        return self._merge(self.state["params"])
+        return nnx.merge(self.graph, nnx.State(self.state["params"]))
 
     def train(self, images: np.ndarray, labels: np.ndarray) -> jax.Array:
-        """One update; returns the loss before it, without waiting for it."""
-        self.state, loss = self._step(self.state, images, labels)
+        """One step; returns its loss without waiting for it."""
+        self.state, loss = update(self.graph, self.recipe, self.state, images, labels)
         return loss
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probability of each class, [count, 10]."""
-        return np.asarray(self._predict(self.state["params"], images))
-
-    def _merge(self, params: Any) -> NAT:
-        return nnx.merge(self._graph, nnx.State(params))
-
-    def _step_fn(self, state, images, labels):
-        key = jax.random.fold_in(jax.random.key(self._seed), state["step"])
-        images = augment(key, images)
-
-        def loss_fn(params):
-            logits = self._merge(params)(images)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-        loss, grads = jax.value_and_grad(loss_fn)(state["params"])
-        updates, moments = self._optimizer.update(grads, state["moments"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        return {"step": state["step"] + 1, "params": params, "moments": moments}, loss
-
-    def _predict_fn(self, params, images):
-        return jax.nn.softmax(self._merge(params)(images))
-
-
-def _is_matrix(leaf: jax.Array) -> bool:
-    return leaf.ndim > 1
+        return np.asarray(probabilities_of(self.graph, self.state["params"], images))
 
 
 class Checkpoints:
@@ -344,9 +352,8 @@ def main(argv: Sequence[str] | None = None) -> float:
     if not 1 <= options.batch_size <= len(train.labels):
         raise SystemExit(f"--batch-size should be between 1 and {len(train.labels)}")
     per_epoch = len(train.labels) // options.batch_size
-    trainer = Trainer(
-        per_epoch * options.epochs, options.learning_rate, options.seed, options.implementation
-    )
+    recipe = Recipe(per_epoch * options.epochs, options.learning_rate, options.seed)
+    trainer = Trainer(recipe, options.implementation)
 
     folder = options.output / "checkpoints"
     if folder.exists() and not options.resume:
@@ -373,9 +380,7 @@ def main(argv: Sequence[str] | None = None) -> float:
 
     began = time.perf_counter()
     first = trainer.step // per_epoch
-    progress = tqdm(
-        total=per_epoch * options.epochs, initial=trainer.step, unit="step", dynamic_ncols=True
-    )
+    progress = tqdm(total=recipe.steps, initial=trainer.step, unit="step", dynamic_ncols=True)
     with progress:
         for epoch in range(first, options.epochs):
             losses = []

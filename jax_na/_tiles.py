@@ -23,7 +23,7 @@ from jax_na._window import Window
 MAX_VIEWS = 48
 
 # Slabs that are sliced one by one for a chunk.
-MAX_BLOCKS = 16
+MAX_BLOCKS = 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,6 +41,10 @@ class _Labelled:
         """Length of an axis, 1 if there is none."""
         return self.array.shape[self.labels.index(label)] if label in self.labels else 1
 
+    def transposed(self, labels: Sequence[str]) -> _Labelled:
+        """The same with axes in this order."""
+        return _Labelled(self.ordered([[label] for label in labels]), tuple(labels))
+
     def ordered(self, groups: Sequence[Sequence[str]]) -> jax.Array:
         """Axes in this order, those of one group made one; an axis that is not there has length 1."""
         order = [
@@ -109,7 +113,8 @@ def attention(
     batch, spatial = query.shape[0], query.shape[1:-2]
     heads, head_dim = query.shape[-2:]
     kv_heads, value_dim = value.shape[-2:]
-    axes = range(len(spatial))
+    rank = window.rank
+    axes = range(rank)
     group = heads // kv_heads
     accumulator = jnp.promote_types(query.dtype, jnp.float32)
     cost = CPU if jax.default_backend() == "cpu" else ACCELERATOR
@@ -120,11 +125,14 @@ def attention(
     blocks = {level.label: level.size for level in levels}
     tiles = tuple(t.with_blocks(blocks[f"block {a}"]) for a, t in enumerate(tiles))
 
-    query_labels = tuple(f"{part} {a}" for a in axes for part in ("block", "token", "phase"))
-    query_labels = ("batch", *query_labels, "heads", "group", "dim")
+    # Heads first, and queries tile by tile: a copy that a loop would make anyway.
+    query_labels = ["batch", *(f"{part} {a}" for a in axes for part in ("block", "token", "phase"))]
     sizes = [n for t in tiles for n in (t.blocks, t.block, t.phases)]
     padded = _pad_end(query, [t.blocks * t.block * t.phases for t in tiles])
     padded = padded.reshape(batch, *sizes, kv_heads, group, head_dim)
+    padded = _Labelled(padded, (*query_labels, "heads", "group", "dim"))
+    tile_order = ["batch", "heads", *_labels("phase", rank), *_labels("block", rank), "group"]
+    tile_order += [*_labels("token", rank), "dim"]
 
     def table(a: int, name: str, *labels: str) -> _Labelled:
         array = jnp.asarray(getattr(tiles[a], name).astype(np.int32))
@@ -136,7 +144,7 @@ def attention(
     if bias is not None:
         bias = bias.reshape(kv_heads, group, *bias.shape[1:])
     whole = _Chunk(
-        query=_Labelled(padded, query_labels),
+        query=padded.transposed(tile_order),
         key=_by_phase(key, tiles),
         value=_by_phase(value, tiles),
         more_key=optional(additional_keys, "batch", "more", "heads", "dim"),
@@ -153,8 +161,18 @@ def attention(
     out, lse = _walk(whole, levels, tiles, attend)
     tokens = [t.blocks * t.block * t.phases for t in tiles]
     cut = (slice(None), *(slice(n) for n in spatial))
-    out = out.astype(query.dtype).reshape(batch, *tokens, heads, value_dim)[cut]
-    return out, lse.reshape(batch, *tokens, heads)[cut]
+    out = _Labelled(out, tuple(tile_order)).ordered(
+        [
+            ["batch"],
+            *([f"block {a}", f"token {a}", f"phase {a}"] for a in axes),
+            ["heads", "group"],
+            ["dim"],
+        ]
+    )
+    lse = _Labelled(lse, tuple(tile_order[:-1])).ordered(
+        [["batch"], *([f"block {a}", f"token {a}", f"phase {a}"] for a in axes), ["heads", "group"]]
+    )
+    return out[cut].astype(query.dtype), lse[cut]
 
 
 def _levels(
@@ -206,7 +224,9 @@ def _by_phase(x: jax.Array, tiles: tuple[AxisTiles, ...]) -> _Labelled:
             front = lax.slice_in_dim(x, t.positions - t.left, t.positions, axis=at)
             back = lax.slice_in_dim(x, 0, t.right, axis=at)
             x = jnp.concatenate([front, x, back], axis=at)
-    return _Labelled(x, ("batch", *labels, "heads", "dim"))
+    rank = len(tiles)
+    order = ["batch", "heads", *_labels("phase", rank), *_labels("place", rank), "dim"]
+    return _Labelled(x, ("batch", *labels, "heads", "dim")).transposed(order)
 
 
 def _cut(x: _Labelled, a: int, tiles: AxisTiles) -> _Labelled:
@@ -388,8 +408,8 @@ def _attend(
     rank = len(tiles)
     phases, blocks = _labels("phase", rank), _labels("block", rank)
     slabs, tokens = _labels("slab", rank), _labels("token", rank)
-    # Tiles are batch entries of the matrix products: batch, phases, blocks, heads.
-    tile = [["batch"], phases, blocks, ["heads"]]
+    # Tiles are batch entries of the matrix products: batch, heads, phases, blocks.
+    tile = [["batch"], ["heads"], phases, blocks]
     query = chunk.query.ordered([*tile, ["group", *tokens], ["dim"]])
     key = chunk.key.ordered([*tile, slabs, ["dim"]])
     value = chunk.value.ordered([*tile, slabs, ["dim"]])
@@ -400,7 +420,7 @@ def _attend(
         return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=accumulator)
 
     # Scores are kept keys-major: that is the faster product for tiles of few queries.
-    scores = product("bpthqd,bpthkd->bpthkq", query, key) * scale
+    scores = product("bhptqd,bhptkd->bhptkq", query, key) * scale
     if chunk.bias is not None:
         bias = _bias_of_tiles(chunk, tiles)
         if any(bias.size(label) > 1 for label in blocks):
@@ -409,18 +429,20 @@ def _attend(
                 for label in bias.labels
             ]
             bias = _Labelled(jnp.broadcast_to(bias.array, sizes), bias.labels)
-        bias = bias.ordered([["batch"], phases, blocks, ["heads"], slabs, ["group", *tokens]])
+        bias = bias.ordered([["batch"], ["heads"], phases, blocks, slabs, ["group", *tokens]])
         scores = scores + bias.astype(accumulator)
-    visible = lax.optimization_barrier(_visible(chunk, tiles))[:, :, None, :, None]
-    scores = scores.reshape(*number, -1 if scores.size else scores.shape[4], group, rows // group)
-    scores = jnp.where(visible, scores, -jnp.inf)
-    scores = scores.reshape(*number, scores.shape[4], rows)
+    # Added as log(0) = -inf and log(1) = 0: XLA computes a logarithm once, for all heads and users,
+    # where it would compute a comparison again for every score and use.
+    hidden = jnp.log(_visible(chunk, tiles).astype(accumulator))
+    hidden = hidden[None, None, :, :, :, None, :]  # batch, heads, query heads of a group
+    scores = scores.reshape(*number, key.shape[4], group, rows // group) + hidden
+    scores = scores.reshape(*number, key.shape[4], rows)
     largest = scores.max(-2)
     more = None
     if chunk.more_key is not None and chunk.more_value is not None and chunk.more_key.size("more"):
         more_key = chunk.more_key.ordered([["batch"], ["heads"], ["more"], ["dim"]])
         more_value = chunk.more_value.ordered([["batch"], ["heads"], ["more"], ["dim"]])
-        more = product("bpthqd,bhkd->bpthkq", query, more_key) * scale
+        more = product("bhptqd,bhkd->bhptkq", query, more_key) * scale
         largest = jnp.maximum(largest, more.max(-2))
     # Softmax does not depend on what is subtracted, so no derivative goes there. It is -inf where a
     # bias hides every key.
@@ -429,22 +451,15 @@ def _attend(
 
     weights = jnp.exp(scores - largest[..., None, :])
     total = weights.sum(-2)
-    out = product("bpthkq,bpthkd->bpthqd", weights.astype(value.dtype), value)
+    out = product("bhptkq,bhptkd->bhptqd", weights.astype(value.dtype), value)
     if more is not None:
         weights = jnp.exp(more - largest[..., None, :])
         total = total + weights.sum(-2)
-        out = out + product("bpthkq,bhkd->bpthqd", weights.astype(value.dtype), more_value)
+        out = out + product("bhptkq,bhkd->bhptqd", weights.astype(value.dtype), more_value)
     nothing = total == 0
     total = jnp.where(nothing, 1, total)
     lse = jnp.where(nothing, -jnp.inf, jnp.log(total) + largest)
     out = out / total[..., None]
 
-    labels = ["batch", *phases, *blocks, "heads", "group", *tokens]
-    sizes = [chunk.query.size(label) for label in labels]
-    wanted = chunk.query.labels
-    by_label = _Labelled(out.reshape(*sizes, out.shape[-1]), (*labels, "dim"))
-    lse_by_label = _Labelled(lse.reshape(sizes), tuple(labels))
-    return (
-        by_label.ordered([[label] for label in wanted]),
-        lse_by_label.ordered([[label] for label in wanted if label != "dim"]),
-    )
+    sizes = chunk.query.array.shape[:-1]
+    return out.reshape(*sizes, out.shape[-1]), lse.reshape(sizes)

@@ -1,0 +1,88 @@
+"""The fused backward pass: numerical gradients, and agreement with the pure-JAX implementation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from jax.test_util import check_grads
+from problems import PROBLEMS, make_inputs, problems
+
+import jax_na
+
+
+def function(problem, names, implementation):
+    """out and lse as a function of the arrays that are there, by field name."""
+
+    def call(*arrays):
+        given = dict(zip(names, arrays, strict=True))
+        extras = {"additional_keys": None, "additional_values": None, "bias": None} | given
+        return jax_na.neighborhood_attention(
+            given["query"],
+            given["key"],
+            given["value"],
+            **problem.call(),
+            additional_keys=extras["additional_keys"],
+            additional_values=extras["additional_values"],
+            relative_position_bias=extras["bias"],
+            implementation=implementation,
+            return_lse=True,
+        )
+
+    return call
+
+
+def present(inputs):
+    names = [f.name for f in dataclasses.fields(inputs) if getattr(inputs, f.name) is not None]
+    return names, [getattr(inputs, name) for name in names]
+
+
+@pytest.mark.parametrize("name", ["1d-additional", "2d-everything", "3d-everything", "1d-wrap"])
+def test_numerical_gradients_of_every_input(name):
+    problem = next(p for p in PROBLEMS if p.name == name)
+    names, arrays = present(make_inputs(problem, "float64"))
+    with jax.enable_x64(True):
+        check_grads(function(problem, names, "fused"), arrays, order=1, modes=["rev"])
+
+
+def check_against_xla(problem, dtype, tolerance):
+    names, arrays = present(make_inputs(problem, dtype))
+
+    def gradients(implementation):
+        call = function(problem, names, implementation)
+
+        def loss(*arrays):
+            out, lse = call(*arrays)
+            return jnp.sum(jnp.sin(out.astype(lse.dtype))) + jnp.sum(jnp.cos(lse))
+
+        return jax.grad(loss, range(len(arrays)))(*arrays)
+
+    with jax.enable_x64(dtype == "float64"):
+        for name, ours, theirs in zip(names, gradients("fused"), gradients("xla"), strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_allclose(
+                np.asarray(ours, np.float64),
+                np.asarray(theirs, np.float64),
+                rtol=tolerance,
+                atol=tolerance,
+                err_msg=f"{name} of {problem}",
+            )
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_agreement_with_pure_jax(problem):
+    check_against_xla(problem, "float64", 1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 0.1)])
+def test_agreement_in_other_types(dtype, tolerance):
+    for problem in PROBLEMS[::9]:
+        check_against_xla(problem, dtype, tolerance)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(problems())
+def test_random_problems(problem):
+    check_against_xla(problem, "float64", 1e-9)
