@@ -65,9 +65,10 @@ class Digits:
         digits: Any = load_digits()
         images = (digits.images / 16.0).astype(np.float32)[..., None]
         labels = digits.target.astype(np.int32)
-        train, held_out, train_labels, held_out_labels = train_test_split(
+        parts = train_test_split(
             images, labels, test_size=HELD_OUT, random_state=0, stratify=labels
         )
+        train, held_out, train_labels, held_out_labels = map(np.asarray, parts)
         return cls(train[:limit], train_labels[:limit]), cls(held_out, held_out_labels)
 
     def batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -152,11 +153,13 @@ class Trainer:
         self.recipe = recipe
         self.graph, params = nnx.split(model, nnx.Param)
         params = nnx.to_pure_dict(params)
-        self.state = {
+        state = {
             "step": jnp.zeros((), jnp.int32),
             "params": params,
             "moments": recipe.optimizer().init(params),
         }
+        # Bound to a device, as a restored state is: one compiled step serves both.
+        self.state = jax.device_put(state, jax.devices()[0])
 
     @property
     def step(self) -> int:
@@ -313,7 +316,8 @@ def draw_report(
     """One picture of the run."""
     with matplotlib.rc_context({"font.size": 10, "axes.edgecolor": INK, "text.color": INK}):
         figure = Figure(figsize=(16, 5), dpi=110, layout="constrained")
-        left, middle, right = figure.subfigures(1, 3, width_ratios=(1.15, 1.1, 0.9), wspace=0.04)
+        panels: Any = figure.subfigures(1, 3, width_ratios=(1.15, 1.1, 0.9), wspace=0.04)
+        left, middle, right = panels
         draw_curves(left.subplots(), record["losses"], record["accuracies"])
         draw_predictions(middle, held_out, probabilities)
         draw_windows(right, model, held_out.images[0])

@@ -1,7 +1,5 @@
 from typing import Any
 
-import numpy as np
-
 ffi_api_version: tuple[int, int]
 cpu_instruction_set: str
 
@@ -30,10 +28,10 @@ class Plan:
 def handlers() -> dict[str, Any]: ...
 def windows(
     length: int, kernel_size: int, stride: int, dilation: int, is_causal: bool, boundary: str
-) -> tuple[np.ndarray, np.ndarray]: ...
+) -> tuple[list[int], list[int]]: ...
 def inverse(
     length: int, kernel_size: int, stride: int, dilation: int, is_causal: bool, boundary: str
-) -> tuple[np.ndarray, np.ndarray]: ...
+) -> tuple[list[int], list[int]]: ...
 def box_bounds(
     length: int,
     kernel_size: int,

@@ -17,18 +17,21 @@ def merge(
         lse = log(sum_i exp(lses[i]))        out = sum_i exp(lses[i] - lse) * outs[i]
 
     Args:
-      outs: partial outputs [..., N, Dv], one array per set, or one array with the sets along axis 0.
-      lses: their log-sum-exps [..., N], likewise, as returned with ``return_lse=True``. ``-inf`` says that a set is
-        empty for a query: whatever its output holds there is ignored.
+      outs: partial outputs [..., N, Dv], one array per set, or one array with the sets along axis
+        0.
+      lses: their log-sum-exps [..., N], likewise, as returned with ``return_lse=True``. ``-inf``
+        says that a set is empty for a query: whatever its output holds there is ignored.
 
     Returns:
-      out [..., N, Dv] in the common type of `outs`, and lse [..., N] in float32 (float64 if any input is). Where every
-      set is empty, out is 0 and lse is ``-inf``. Both are differentiable any number of times, in both arguments.
+      out [..., N, Dv] in the common type of `outs`, and lse [..., N] in float32 (float64 if any
+      input is). Where every set is empty, out is 0 and lse is ``-inf``. Both are differentiable any
+      number of times, in both arguments.
 
     Raises:
       ValueError: there is no set, or the numbers or shapes do not agree.
 
-    Source: Dao et al., "FlashAttention" (NeurIPS 2022), section 3.1: the rescaling of partial softmaxes.
+    Source: Dao et al., "FlashAttention" (NeurIPS 2022), section 3.1: the rescaling of partial
+      softmaxes.
     """
     outs, lses = [jnp.asarray(x) for x in outs], [jnp.asarray(x) for x in lses]
     if not outs:
@@ -45,11 +48,13 @@ def merge(
                 )
         if out.ndim < 1 or out.shape != outs[0].shape:
             raise ValueError(
-                f"outs[{i}] shape should be {outs[0].shape} (that of outs[0], at least 1 axis), but got {out.shape}"
+                f"outs[{i}] shape should be {outs[0].shape} (that of outs[0], at least 1 axis), "
+                f"but got {out.shape}"
             )
         if lse.shape != out.shape[:-1]:
             raise ValueError(
-                f"lses[{i}] shape should be {out.shape[:-1]} (outs without the last axis), but got {lse.shape}"
+                f"lses[{i}] shape should be {out.shape[:-1]} (outs without the last axis), "
+                f"but got {lse.shape}"
             )
 
     kind = jnp.result_type(*outs)

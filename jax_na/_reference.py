@@ -1,7 +1,8 @@
-"""The specification of neighborhood attention as NumPy code, written from docs/semantics.md line by line.
+"""The specification of neighborhood attention as NumPy code, written from docs/semantics.md line by
+line.
 
-Everything here is slow and obvious. It shares nothing with the compiled geometry: no closed form of the inverse, no
-tiles, no masks. Tests hold every implementation against it.
+Everything here is slow and obvious. It shares nothing with the compiled geometry: no closed form of
+the inverse, no tiles, no masks. Tests hold every implementation against it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ def window_interval(
     is_causal: bool,
     boundary: Boundary,
 ) -> tuple[int, int]:
-    """The keys that token `i` of one axis sees: positions [start, end) of the token's dilation group.
+    """The keys that token `i` of one axis sees: positions [start, end) of the token's dilation
+    group.
 
-    On a periodic axis positions are not reduced modulo the group: start may be negative, and end may exceed the group.
+    On a periodic axis positions are not reduced modulo the group: start may be negative, and end
+    may exceed the group.
     """
     group = i % dilation
     j = i // dilation
@@ -54,7 +57,9 @@ def visible_keys(
     is_causal: bool,
     boundary: Boundary,
 ) -> list[int]:
-    """The tokens that token `i` of an axis of `length` tokens sees, in the order of the window's slots."""
+    """The tokens that token `i` of an axis of `length` tokens sees, in the order of the window's
+    slots.
+    """
     group_tokens = list(range(i % dilation, length, dilation))
     start, end = window_interval(i, length, kernel_size, stride, dilation, is_causal, boundary)
     return [group_tokens[position % len(group_tokens)] for position in range(start, end)]
@@ -100,7 +105,8 @@ def reference_attention(
       dtype: in which everything is computed and returned.
 
     Returns:
-      out [..., *spatial, N, Dv] and lse [..., *spatial, N], the logarithm of the sum of the exponentiated scores.
+      out [..., *spatial, N, Dv] and lse [..., *spatial, N], the logarithm of the sum of the
+      exponentiated scores.
     """
     query, key, value = (np.asarray(x).astype(dtype) for x in (query, key, value))
     rank = window.rank
@@ -129,7 +135,7 @@ def reference_attention(
     # Per axis and token: the tokens it sees, and the index of each of them in the bias.
     seen, bias_index = [], []
     for axis, length in enumerate(spatial):
-        w, d = window.kernel_size[axis], window.dilation[axis]
+        w, d = window.sizes[axis], window.dilation[axis]
         rule = (length, w, window.stride[axis], d, window.is_causal[axis], window.boundary[axis])
         seen.append([visible_keys(i, *rule) for i in range(length)])
         intervals = [window_interval(i, *rule) for i in range(length)]

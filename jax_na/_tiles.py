@@ -1,9 +1,11 @@
-"""How the pure-JAX implementation cuts an axis: blocks of queries, and the slab of keys that each block meets.
+"""How the pure-JAX implementation cuts an axis: blocks of queries, and the slab of keys that each
+block meets.
 
-An axis of length L and dilation d is d phases of n = ceil(L / d) positions. Queries are cut into blocks of `block`
-neighbouring positions. Block b of every phase meets the `slab` key positions from clip(b * block - shift, 0,
-padded - slab): slabs are of one size and, between the two ends of the axis, evenly spaced, so that JAX can cut them with
-static slices and reshapes whose derivatives are slices and sums, never a gather or a scatter.
+An axis of length L and dilation d is d phases of n = ceil(L / d) positions. Queries are cut into
+blocks of `block` neighbouring positions. Block b of every phase meets the `slab` key positions from
+clip(b * block - shift, 0, padded - slab): slabs are of one size and, between the two ends of the
+axis, evenly spaced, so that JAX can cut them with static slices and reshapes whose derivatives are
+slices and sums, never a gather or a scatter.
 """
 
 from __future__ import annotations
@@ -23,12 +25,17 @@ from jax_na._window import Window
 MAX_VIEWS = 48
 
 # Slabs that are sliced one by one for a chunk.
-MAX_BLOCKS = 4
+MAX_BLOCKS = 16
+
+# Slabs are read and written once, scores many times: they may take this many times the room.
+SLABS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Prices, in arbitrary units of time, by which tile sizes are chosen, and how much to hold at a time."""
+    """Prices, in arbitrary units of time, by which tile sizes are chosen, and how much to hold at a
+    time.
+    """
 
     score: float  # masking, exponentiation and reduction of one score
     product: float  # one multiply-add of the two matrix products
@@ -37,7 +44,8 @@ class Cost:
     budget: int  # bytes of the scores, and of the slabs, that are alive at a time
 
 
-# Fitted to the timings of 4 problems on 2 cores of a Zen 3 CPU, 2026-11: temporaries beyond the caches cost more than loops.
+# Fitted to the timings of 4 problems on 2 cores of a Zen 3 CPU, 2026-11: temporaries beyond the
+# caches cost more than loops.
 CPU = Cost(score=2.0, product=0.04, copy=1.0, tile=500.0, budget=4 << 20)
 # Matrix products come for free in comparison, as long as they are large.
 ACCELERATOR = Cost(score=1.0, product=0.01, copy=2.0, tile=20000.0, budget=128 << 20)
@@ -45,7 +53,9 @@ ACCELERATOR = Cost(score=1.0, product=0.01, copy=2.0, tile=20000.0, budget=128 <
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AxisTiles:
-    """One axis cut into blocks. Positions are those of a phase (a dilation group); `left` of them precede position 0."""
+    """One axis cut into blocks. Positions are those of a phase (a dilation group); `left` of them
+    precede position 0.
+    """
 
     phases: int
     positions: int  # of a phase, the last ones of a shorter phase being no tokens
@@ -70,7 +80,9 @@ class AxisTiles:
         return self.left + self.positions + self.right
 
     def with_blocks(self, blocks: int) -> AxisTiles:
-        """The same with idle blocks added at the end: their queries are no tokens, and see key 0 of their slab."""
+        """The same with idle blocks added at the end: their queries are no tokens, and see key 0 of
+        their slab.
+        """
         more = blocks - self.blocks
         if more == 0:
             return self
@@ -91,8 +103,10 @@ class AxisTiles:
 
 @functools.lru_cache(maxsize=256)
 def _phase_intervals(window: Window, length: int, axis: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Window of each query as [phases or 1, positions], -1 where there is no token; and the number of phases."""
-    w, d = window.kernel_size[axis], window.dilation[axis]
+    """Window of each query as [phases or 1, positions], -1 where there is no token; and the number
+    of phases.
+    """
+    w, d = window.sizes[axis], window.dilation[axis]
     start, end = _core.windows(
         length, w, window.stride[axis], d, window.is_causal[axis], window.boundary[axis]
     )
@@ -108,7 +122,8 @@ def _phase_intervals(window: Window, length: int, axis: int) -> tuple[np.ndarray
 def _cover(low: np.ndarray, high: np.ndarray, block: int, slab: int, padded: int) -> int | None:
     """The shift with which slabs of one size hold positions [low, high) of each block, or None."""
     first = np.arange(len(low)) * block
-    # Slabs that the far end pushes back begin early enough; those that the near end pushes up end late enough.
+    # Slabs that the far end pushes back begin early enough; those that the near end pushes up end
+    # late enough.
     at_least = np.max(np.where(low < padded - slab, first - low, -padded))
     at_most = np.min(np.where(high > slab, first - high + slab, first[-1] + padded))
     return int(at_least) if at_least <= at_most else None
@@ -116,7 +131,9 @@ def _cover(low: np.ndarray, high: np.ndarray, block: int, slab: int, padded: int
 
 @functools.lru_cache(maxsize=1024)
 def axis_tiles(window: Window, length: int, axis: int, block: int) -> AxisTiles:
-    """Cuts one axis of a resolved window into blocks of `block` queries, with the smallest slabs that serve."""
+    """Cuts one axis of a resolved window into blocks of `block` queries, with the smallest slabs
+    that serve.
+    """
     start, end, phases = _phase_intervals(window, length, axis)
     positions = start.shape[1]
     real = end > start
@@ -163,7 +180,9 @@ def axis_tiles(window: Window, length: int, axis: int, block: int) -> AxisTiles:
 
 
 def _block_sizes(window: Window, length: int, axis: int) -> list[int]:
-    """Candidates: powers of two, evened out so that the last block is full too, and whole stride groups."""
+    """Candidates: powers of two, evened out so that the last block is full too, and whole stride
+    groups.
+    """
     w, s, d = window.kernel_size[axis], window.stride[axis], window.dilation[axis]
     assert w is not None
     positions = -(-length // d)
@@ -198,7 +217,7 @@ def choose_tiles(
         rows = group * math.prod(t.block for t in tiles)
         columns = math.prod(t.slab for t in tiles)
         number = math.prod(t.blocks * t.phases for t in tiles)
-        held = itemsize * max(rows * columns, columns * width)
+        held = itemsize * max(rows * columns, columns * width // SLABS)
         price = rows * columns * (cost.score + cost.product * width) + columns * width * cost.copy
         key = (max(held / cost.budget, 1.0), number * (price + cost.tile))
         if key < best:
@@ -210,9 +229,11 @@ def choose_tiles(
 def chunk_sizes(
     levels: Sequence[int], pad: Sequence[bool], tile_bytes: int, budget: int
 ) -> list[int]:
-    """How many entries of each level to process at a time: inner levels whole, then a part of one, then one by one.
+    """How many entries of each level to process at a time: inner levels whole, then a part of one,
+    then one by one.
 
-    The chunks of a level divide it evenly; where `pad` says that a level may be extended, its last chunk may be short.
+    The chunks of a level divide it evenly; where `pad` says that a level may be extended, its last
+    chunk may be short.
     """
     chunks = [1] * len(levels)
     room = max(budget // max(tile_bytes, 1), 1)
@@ -223,7 +244,8 @@ def chunk_sizes(
             room //= max(size, 1)
             continue
         if pad[level]:
-            steps = -(-size // min(room, MAX_BLOCKS))
+            few = max(room // 8, 1)
+            steps = -(-size // min(few, MAX_BLOCKS))
             chunks[level] = -(-size // steps)
         else:
             chunks[level] = max(c for c in range(1, room + 1) if size % c == 0)

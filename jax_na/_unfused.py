@@ -1,7 +1,7 @@
 """The two halves of neighborhood attention, for those who need the weights in between.
 
-Both walk over the slots of the window and fetch, for every token at once, the key in that slot: besides inputs and
-outputs they hold one copy of the keys per axis, not one per slot.
+Both walk over the slots of the window and fetch, for every token at once, the key in that slot:
+besides inputs and outputs they hold one copy of the keys per axis, not one per slot.
 """
 
 from __future__ import annotations
@@ -78,14 +78,15 @@ def na_qk(
       scale: factor of the products, D ** -0.5 if None.
       additional_keys: [..., S, K, D] that every query sees besides its window.
       relative_position_bias: [N, 2 * w - 1 per axis].
-      precision: of the products with `additional_keys`, as in ``jax.numpy.einsum``; those with the window are no matrix
-        products and always exact in the accumulator.
+      precision: of the products with `additional_keys`, as in ``jax.numpy.einsum``; those with the
+        window are no matrix products and always exact in the accumulator.
 
     Returns:
-      Scores [..., *spatial, N, prod(w) + S] in the type of `query`, accumulated in float32 at least; differentiable any
-      number of times. The slots of the window come row-major over its axes, the additional keys after them. Slot t of an
-      axis is the key at position start + t, where a window that "clip" or causality cuts starts as if it were not cut;
-      slots outside of the axis or after a causal query hold ``-inf``.
+      Scores [..., *spatial, N, prod(w) + S] in the type of `query`, accumulated in float32 at
+      least; differentiable any number of times. The slots of the window come row-major over its
+      axes, the additional keys after them. Slot t of an axis is the key at position start + t,
+      where a window that "clip" or causality cuts starts as if it were not cut; slots outside of
+      the axis or after a causal query hold ``-inf``.
 
     Raises:
       ValueError: naming the argument, the axis, the value given and the legal range.
@@ -163,16 +164,17 @@ def na_av(
     """Sums the values of every window with the given weights.
 
     Args:
-      weights: [..., *spatial, N, prod(w) + S], in the order of :func:`na_qk`. Slots that :func:`na_qk` fills with ``-inf``
-        are ignored, whatever they hold.
-      value: [..., *spatial, K, Dv] where K divides N; head n of the weights reads head n // (N // K).
+      weights: [..., *spatial, N, prod(w) + S], in the order of :func:`na_qk`. Slots that
+        :func:`na_qk` fills with ``-inf`` are ignored, whatever they hold.
+      value: [..., *spatial, K, Dv] where K divides N; head n of the weights reads head n // (N //
+        K).
       kernel_size, stride, dilation, is_causal, boundary: as for :func:`na_qk`.
       additional_values: [..., S, K, Dv], in the type of `value`.
       precision: of the products with `additional_values`.
 
     Returns:
-      out [..., *spatial, N, Dv] in the type of `value`, accumulated in float32 at least; differentiable any number of
-      times.
+      out [..., *spatial, N, Dv] in the type of `value`, accumulated in float32 at least;
+      differentiable any number of times.
 
     Raises:
       ValueError: naming the argument, the axis, the value given and the legal range.
@@ -185,8 +187,8 @@ def na_av(
     weights, value = as_array("weights", weights), as_array("value", value)
     if value.ndim < rank + 2:
         raise ValueError(
-            f"value should have at least {rank + 2} dimensions [..., {rank} spatial, heads, head_dim] for a "
-            f"kernel_size of {rank} entries, but got shape {value.shape}"
+            f"value should have at least {rank + 2} dimensions [..., {rank} spatial, heads, "
+            f"head_dim] for a kernel_size of {rank} entries, but got shape {value.shape}"
         )
     leading, spatial = value.shape[: -rank - 2], value.shape[-rank - 2 : -2]
     kv_heads, value_dim = value.shape[-2:]
@@ -215,8 +217,8 @@ def na_av(
     heads = weights.shape[-2] if weights.ndim > 1 else 0
     if kv_heads < 1 or heads < 1 or heads % kv_heads:
         raise ValueError(
-            f"value should have a number of heads that divides the {heads} of weights (shape {weights.shape}), but "
-            f"got {kv_heads}"
+            f"value should have a number of heads that divides the {heads} of weights (shape "
+            f"{weights.shape}), but got {kv_heads}"
         )
     expect_shape(
         "weights",

@@ -206,7 +206,7 @@ class Window:
         [spatial[axis]].
         """
         w = self.resolve(spatial)
-        return _core.windows(
+        begin, end = _core.windows(
             spatial[axis],
             w.sizes[axis],
             w.stride[axis],
@@ -214,6 +214,7 @@ class Window:
             w.is_causal[axis],
             w.boundary[axis],
         )
+        return np.array(begin, np.int64), np.array(end, np.int64)
 
     def visible(self, spatial: Sequence[int], query: Sequence[int]) -> np.ndarray:
         """Which tokens of the grid the query at coordinates `query` sees: a bool array of shape

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_na._tiles import ACCELERATOR, CPU, AxisTiles, Cost, choose_tiles, chunk_sizes
+from jax_na._tiles import ACCELERATOR, CPU, SLABS, AxisTiles, Cost, choose_tiles, chunk_sizes
 from jax_na._window import Window
 
 
@@ -46,7 +46,9 @@ class _Labelled:
         return _Labelled(self.ordered([[label] for label in labels]), tuple(labels))
 
     def ordered(self, groups: Sequence[Sequence[str]]) -> jax.Array:
-        """Axes in this order, those of one group made one; an axis that is not there has length 1."""
+        """Axes in this order, those of one group made one; an axis that is not there has length
+        1.
+        """
         order = [
             self.labels.index(label) for group in groups for label in group if label in self.labels
         ]
@@ -159,7 +161,6 @@ def attention(
         return _attend(chunk, tiles, scale, precision, accumulator)
 
     out, lse = _walk(whole, levels, tiles, attend)
-    tokens = [t.blocks * t.block * t.phases for t in tiles]
     cut = (slice(None), *(slice(n) for n in spatial))
     out = _Labelled(out, tuple(tile_order)).ordered(
         [
@@ -184,7 +185,9 @@ def _levels(
     itemsize: int,
     cost: Cost,
 ) -> list[_Level]:
-    """What to walk over, outermost first, and in which steps. Blocks are rounded up to whole steps."""
+    """What to walk over, outermost first, and in which steps. Blocks are rounded up to whole
+    steps.
+    """
     space = [
         (f"{part} {a}", size)
         for a, t in enumerate(tiles)
@@ -196,7 +199,7 @@ def _levels(
     steps = chunk_sizes(
         [size for _, size in order],
         [label.startswith("block") for label, _ in order],
-        itemsize * max(rows * columns, columns * width),
+        itemsize * max(rows * columns, columns * width // SLABS),
         cost.budget,
     )
     return [
@@ -353,7 +356,9 @@ def _visible(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> jax.Array:
 
 
 def _bias_of_tiles(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> _Labelled:
-    """The bias of every pair: heads, group and, per axis, block (1 where all are alike), token, slab."""
+    """The bias of every pair: heads, group and, per axis, block (1 where all are alike), token,
+    slab.
+    """
     assert chunk.bias is not None
     x = chunk.bias.array
     for a, t in enumerate(tiles):

@@ -1,4 +1,5 @@
-"""One table of problems for every test: small ones that cover every feature, and scaled-down real ones.
+"""One table of problems for every test: small ones that cover every feature, and scaled-down real
+ones.
 
 Also a hypothesis strategy for any other legal problem, and the inputs of a problem.
 """
@@ -18,7 +19,9 @@ from jax_na._window import Window
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One attention problem. `additional` is the number of additional tokens, None for none at all."""
+    """One attention problem. `additional` is the number of additional tokens, None for none at
+    all.
+    """
 
     name: str
     spatial: tuple[int, ...]

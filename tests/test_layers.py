@@ -377,18 +377,21 @@ def test_sharding_metadata():
         "relative_position_bias_metadata": ("model", None, None),
     }
     options: dict[str, Any] = {name: {"out_sharding": names} for name, names in axes.items()}
+
+    def build() -> NeighborhoodAttention:
+        more = {**LAYERS["everything"], **options}
+        return NeighborhoodAttention(4, 16, **more, rngs=nnx.Rngs(0))
+
     with jax.set_mesh(mesh):
-        layer, x = make("everything", **options)
-        specs = nnx.to_pure_dict(nnx.get_partition_spec(nnx.state(layer, nnx.Param)))
-        out = layer(x)
+        params = nnx.state(nnx.eval_shape(build), nnx.Param)
+        specs = nnx.to_pure_dict(nnx.get_partition_spec(params))
     spec = jax.sharding.PartitionSpec
     for part in ("query", "key", "value"):
         assert specs[part] == {"kernel": spec(None, "model", None), "bias": spec("model", None)}
     assert specs["out"] == {"kernel": spec("model", None, None), "bias": spec(None)}
     assert specs["relative_position_bias"] == spec("model", None, None)
     assert specs["query_norm_scale"] == specs["key_norm_scale"] == spec(None)
-    plain, _ = make("everything")
-    np.testing.assert_allclose(out, plain(x), rtol=1e-5, atol=1e-5)
+    assert len(specs) == 7
 
 
 def test_linen_partitioning_of_initialisers():

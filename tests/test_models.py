@@ -168,10 +168,10 @@ def test_drop_path_needs_a_mode_and_drops_whole_images():
 
 def test_bfloat16():
     model = build(dtype=jnp.bfloat16)
-    assert model(images()).dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))} == {
-        jnp.dtype(jnp.float32)
-    }
+    graph, params = nnx.split(model, nnx.Param)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+    maps = jax.eval_shape(lambda p, x: nnx.merge(graph, p).features(x), params, images())
+    assert {leaf.dtype for leaf in maps} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_small_maps_raise_or_clamp():

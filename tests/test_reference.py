@@ -1,4 +1,6 @@
-"""The specification: worked examples, special cases with a known answer, and what follows from the text."""
+"""The specification: worked examples, special cases with a known answer, and what follows from the
+text.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +24,8 @@ def axis(length, kernel_size, stride=1, dilation=1, is_causal=False, boundary="s
         # An even window has one more key on the left.
         (axis(8, 4), 4, [2, 3, 4, 5]),
         (axis(8, 4), 0, [0, 1, 2, 3]),
-        # Queries 3, 4 and 5 share the window of query 4; query 6 is alone in its group and leads it.
+        # Queries 3, 4 and 5 share the window of query 4; query 6 is alone in its group and leads
+        # it.
         (axis(7, 3, stride=3), 3, [3, 4, 5]),
         (axis(7, 3, stride=3), 5, [3, 4, 5]),
         (axis(7, 3, stride=3), 6, [4, 5, 6]),
@@ -150,7 +153,8 @@ def test_grouped_heads_bias_and_additional_keys_by_hand():
         additional_values=np.full((1, 1, 1), 30.0),
         relative_position_bias=bias,
     )
-    # Query 1 sees key 0 (bias index 0), key 1 (index 1, the query itself) and the additional key, which has no bias.
+    # Query 1 sees key 0 (bias index 0), key 1 (index 1, the query itself) and the additional key,
+    # which has no bias.
     for head in range(2):
         weights = np.exp([1 + bias[head, 0], 2 + bias[head, 1], 3.0])
         np.testing.assert_allclose(out[1, head, 0], weights @ [10, 20, 30] / weights.sum())

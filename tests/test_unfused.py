@@ -167,7 +167,9 @@ def test_derivatives(problem):
 
 
 def test_memory_is_outputs_and_a_copy_of_the_keys():
-    """A copy of the keys per slot would be 49 times 64 features; what there is, is a few times the scores."""
+    """A copy of the keys per slot would be 49 times 64 features; what there is, is a few times the
+    scores.
+    """
     shape = jax.ShapeDtypeStruct((32, 32, 1, 64), jnp.float32)
 
     def gradient(query, key, value):

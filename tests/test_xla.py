@@ -1,4 +1,6 @@
-"""The pure-JAX implementation: against the specification, derivatives of any order, transformations, memory."""
+"""The pure-JAX implementation: against the specification, derivatives of any order,
+transformations, memory.
+"""
 
 import dataclasses
 import math
@@ -74,7 +76,9 @@ def test_random_problems(problem):
 
 
 def test_every_cut_serves_every_query():
-    """Slabs hold the windows of their blocks whatever the block size, and idle queries see one key."""
+    """Slabs hold the windows of their blocks whatever the block size, and idle queries see one
+    key.
+    """
     for window, length in [
         (Window(5), 23),
         (Window(6, 4, 2), 31),
@@ -118,7 +122,9 @@ def test_error_in_half_precision(problem):
 
 
 def plain_attention(problem, query, key, value, more_keys, more_values, bias):
-    """Masked dense attention of problems without bias: products in the given type, softmax in float32."""
+    """Masked dense attention of problems without bias: products in the given type, softmax in
+    float32.
+    """
     assert bias is None
     repeats = problem.heads // problem.kv_heads
     mask = np.stack(

@@ -1,0 +1,178 @@
+"""Transformations of the fused implementation: vmap, scan, remat, sharding, export, derivatives."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jax_na
+
+COLLECTIVE = re.compile(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter")
+RNG = np.random.default_rng(0)
+Q, K, V = (jnp.asarray(x) for x in RNG.standard_normal((3, 4, 6, 7, 4, 8)).astype(np.float32))
+BIAS = jnp.asarray(RNG.standard_normal((4, 5, 5)), jnp.float32)
+attend = functools.partial(jax_na.na2d, kernel_size=3)
+
+
+def loss(query, key, value, bias=None):
+    return jnp.sum(attend(query, key, value, relative_position_bias=bias) ** 2)
+
+
+def close(actual, expected):
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(e), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("axes", [(0, None, None), (0, 0, 0), (None, 0, None), (0, None, 0)])
+def test_vmap_of_gradient(axes):
+    operands = [
+        jnp.stack([x, 2 * x, 0.5 * x]) if a == 0 else x
+        for x, a in zip((Q, K, V), axes, strict=True)
+    ]
+    gradient = jax.grad(loss, (0, 1, 2))
+    mapped = jax.vmap(gradient, axes)(*operands)
+    for i in range(3):
+        one = [x[i] if a == 0 else x for x, a in zip(operands, axes, strict=True)]
+        close([g[i] for g in mapped], gradient(*one))
+
+
+def test_vmap_of_any_axis_and_nested():
+    stacked = jnp.stack([Q, 2 * Q], 3)
+    out = jax.vmap(lambda q: attend(q, K, V), in_axes=3, out_axes=2)(stacked)
+    close(out[:, :, 1], attend(2 * Q, K, V))
+    both = jax.vmap(jax.vmap(lambda q, k: attend(q, k, V), (0, None)), (None, 0))
+    out = both(jnp.stack([Q, 2 * Q]), jnp.stack([K, -K, 3 * K]))
+    close(out[2, 1], attend(2 * Q, 3 * K, V))
+
+
+def test_vmap_of_bias():
+    gradient = jax.grad(lambda b, q: loss(q, K, V, b))
+    biases, queries = jnp.stack([BIAS, -BIAS]), jnp.stack([Q, 2 * Q])
+    close(jax.vmap(gradient, (0, None))(biases, Q)[1], gradient(-BIAS, Q))
+    close(jax.vmap(gradient, (None, 0))(BIAS, queries)[1], gradient(BIAS, 2 * Q))
+    close(jax.vmap(gradient)(biases, queries)[1], gradient(-BIAS, 2 * Q))
+
+
+def test_scan():
+    def looped(q):
+        return jnp.sum(jax.lax.scan(lambda c, _: (attend(c, K, V), None), q, None, length=3)[0])
+
+    def unrolled(q):
+        return jnp.sum(attend(attend(attend(q, K, V), K, V), K, V))
+
+    close(jax.jit(jax.grad(looped))(Q), jax.grad(unrolled)(Q))
+
+
+@pytest.mark.parametrize(("names", "calls"), [(jax_na.RESIDUAL_NAMES, 2), ((), 3)])
+def test_named_residuals_save_the_recomputation(names, calls):
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    step = jax.checkpoint(lambda q: loss(jnp.sin(q), K, V), policy=policy)
+    text = jax.jit(jax.value_and_grad(step)).lower(Q).compile().as_text()
+    assert len(re.findall(r'custom_call_target="jax_na', text)) == calls
+
+
+@pytest.mark.parametrize(
+    "derivative",
+    [
+        lambda f: lambda x: jax.jvp(f, (x,), (x,)),
+        jax.jacfwd,
+        jax.hessian,
+        lambda f: jax.grad(lambda x: jnp.sum(jax.grad(f)(x))),
+    ],
+    ids=["jvp", "jacfwd", "hessian", "grad of grad"],
+)
+def test_other_derivatives_name_the_implementation_that_has_them(derivative):
+    q, k, v = (x[:1, :3, :3, :1, :2] for x in (Q, K, V))
+
+    def function(implementation):
+        return lambda q: jnp.sum(attend(q, k, v, implementation=implementation) ** 2)
+
+    with pytest.raises(NotImplementedError, match="implementation='xla'"):
+        derivative(function("fused"))(q)
+    derivative(function("xla"))(q)
+
+
+SPEC = P("data", None, None, "model", None)
+
+
+def mesh(kind, shape=(2, 4)):
+    return jax.make_mesh(shape, ("data", "model"), axis_types=(kind, kind))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_batch_and_heads_need_no_collective(kind):
+    gradient = jax.grad(lambda *x: jnp.sum(attend(*x)), (0, 1, 2))
+    expected = attend(Q, K, V), gradient(Q, K, V)
+    where = mesh(kind)
+    with jax.set_mesh(where):
+        operands = [jax.device_put(x, NamedSharding(where, SPEC)) for x in (Q, K, V)]
+        for function, value in zip((attend, gradient), expected, strict=True):
+            compiled = jax.jit(lambda *x, f=function: f(*x)).lower(*operands).compile()
+            text = compiled.as_text()
+            assert "jax_na_cpu" in text
+            assert not COLLECTIVE.search(text)
+            result = compiled(*operands)
+            close(result, value)
+            assert jax.tree.leaves(result)[0].sharding.spec == SPEC
+
+
+def test_sharded_bias_gradient():
+    expected = jax.grad(loss, 3)(Q, K, V, BIAS)
+    where = mesh(AxisType.Auto)
+    operands = [jax.device_put(x, NamedSharding(where, SPEC)) for x in (Q, K, V)]
+    close(jax.jit(jax.grad(loss, 3))(*operands, BIAS), expected)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_sharded_grouped_heads(kv_heads):
+    k, v = K[..., :kv_heads, :], V[..., :kv_heads, :]
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+    where = mesh(AxisType.Auto, (4, 2))
+    kv_spec = SPEC if kv_heads == 2 else P("data")
+    operands = [
+        jax.device_put(x, NamedSharding(where, s))
+        for x, s in ((Q, SPEC), (k, kv_spec), (v, kv_spec))
+    ]
+    close(gradient(*operands), gradient(Q, k, v))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_shard_map(kind):
+    expected = jax.grad(loss, (0, 3))(Q, K, V, BIAS)
+    where = mesh(kind)
+    with jax.set_mesh(where):
+        specs = (SPEC, SPEC, SPEC, P("model"))
+        operands = [
+            jax.device_put(x, NamedSharding(where, s))
+            for x, s in zip((Q, K, V, BIAS), specs, strict=True)
+        ]
+        sharded = jax.shard_map(
+            lambda q, k, v, b: attend(q, k, v, relative_position_bias=b),
+            mesh=where,
+            in_specs=specs,
+            out_specs=SPEC,
+        )
+        step = jax.jit(jax.grad(lambda *x: jnp.sum(sharded(*x) ** 2), (0, 3)))
+        close(step(*operands), expected)
+
+
+def test_export():
+    exported = export.export(jax.jit(attend), disabled_checks=jax_na.export_safety_checks)(Q, K, V)
+    again = export.deserialize(exported.serialize())
+    close(again.call(Q, K, V), attend(Q, K, V))
+    assert "jax_na_cpu" in exported.mlir_module()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_platforms_without_kernels_run_pure_jax(platform):
+    exported = export.export(jax.jit(attend), platforms=[platform])(Q, K, V)
+    assert "jax_na_cpu" not in exported.mlir_module()
+    fused = jax.jit(functools.partial(attend, implementation="fused"))
+    with pytest.raises(NotImplementedError):
+        export.export(fused, platforms=[platform])(Q, K, V)
