@@ -65,11 +65,11 @@ class Digits:
         digits: Any = load_digits()
         images = (digits.images / 16.0).astype(np.float32)[..., None]
         labels = digits.target.astype(np.int32)
-        parts = train_test_split(
-            images, labels, test_size=HELD_OUT, random_state=0, stratify=labels
+        train, held_out = train_test_split(
+            np.arange(len(labels)), test_size=HELD_OUT, random_state=0, stratify=labels
         )
-        train, held_out, train_labels, held_out_labels = map(np.asarray, parts)
-        return cls(train[:limit], train_labels[:limit]), cls(held_out, held_out_labels)
+        train = train[:limit]
+        return cls(images[train], labels[train]), cls(images[held_out], labels[held_out])
 
     def batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Full batches, in an order that depends on seed and epoch alone: a run can resume."""

@@ -236,11 +236,18 @@ def _cut(x: _Labelled, a: int, tiles: AxisTiles) -> _Labelled:
     """Replaces "place a" by "block a" and "slab a"."""
     at = x.labels.index(f"place {a}")
     labels = (*x.labels[:at], f"block {a}", f"slab {a}", *x.labels[at + 1 :])
-    array, starts, block, slab = x.array, tiles.starts, tiles.block, tiles.slab
-    before, after = array.shape[:at], array.shape[at + 1 :]
+    starts, block, slab = tiles.starts, tiles.block, tiles.slab
     near = int(np.sum(starts == 0))
     spaced = starts[near : int(np.searchsorted(starts, tiles.padded - slab))]
     far = len(starts) - near - len(spaced)
+    views = -(-slab // block)
+    first, length = (int(spaced[0]), (len(spaced) - 1 + views) * block) if len(spaced) else (0, 0)
+    # At least one row is added even if none is missing: it makes XLA lay down the padded array once
+    # rather than look up each of its elements again for every slab.
+    missing = [(0, 0)] * x.array.ndim
+    missing[at] = (0, max(first + length - tiles.padded, 1))
+    array = jnp.pad(x.array, missing)
+    before, after = array.shape[:at], array.shape[at + 1 :]
 
     def repeat(first: int, times: int) -> jax.Array:
         one = jnp.expand_dims(lax.slice_in_dim(array, first, first + slab, axis=at), at)
@@ -248,12 +255,7 @@ def _cut(x: _Labelled, a: int, tiles: AxisTiles) -> _Labelled:
 
     parts = [repeat(0, near)]
     if len(spaced):
-        views = -(-slab // block)
-        first, length = int(spaced[0]), (len(spaced) - 1 + views) * block
-        span = lax.slice_in_dim(array, first, min(first + length, array.shape[at]), axis=at)
-        missing = [(0, 0)] * array.ndim
-        missing[at] = (0, length - span.shape[at])
-        span = jnp.pad(span, missing)
+        span = lax.slice_in_dim(array, first, first + length, axis=at)
         span = span.reshape(*before, len(spaced) - 1 + views, block, *after)
         shifted = [lax.slice_in_dim(span, v, v + len(spaced), axis=at) for v in range(views)]
         joined = jnp.concatenate(shifted, axis=at + 1)

@@ -269,7 +269,7 @@ def test_rotary_scores_depend_on_offsets_alone(spatial):
     scores: dict[tuple[int, ...], list[float]] = {}
     for i, j in itertools.product(np.ndindex(spatial), repeat=2):
         offset = tuple(np.subtract(j, i))
-        scores.setdefault(offset, []).append(queries[i] @ keys[j])
+        scores.setdefault(offset, []).append(float(np.dot(queries[i], keys[j])))
     for values in scores.values():
         np.testing.assert_allclose(values, values[0], rtol=0, atol=1e-4)
     assert np.ptp([values[0] for values in scores.values()]) > 0.1
@@ -539,8 +539,9 @@ def test_what_the_adapter_need_not_refuse():
 @pytest.mark.parametrize("name", ["bias", "input_positions", "einsum_dot_general"])
 def test_adapter_refuses_other_arguments(name):
     heads = jnp.ones((5, 5, 2, 4))
+    extra: dict[str, Any] = {name: jnp.ones(())}
     with pytest.raises(NotImplementedError, match="cannot honour"):
-        FN(heads, heads, heads, **{name: jnp.ones(())})
+        FN(heads, heads, heads, **extra)
 
 
 def test_adapters_are_values():

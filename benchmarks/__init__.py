@@ -1,0 +1,1 @@
+"""Speed against what else a JAX user could write: `python -m benchmarks`."""
