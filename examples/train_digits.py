@@ -1,7 +1,7 @@
 """Trains a small neighborhood attention network to read handwritten digits.
 
-The data are the 1797 scanned 8x8 images that scikit-learn ships. The run takes well under a minute
-on two CPU cores, prints the accuracy on held-out images, saves a checkpoint after every epoch
+The data are the 1797 scanned 8x8 images that scikit-learn ships. The run takes about a minute on
+two CPU cores, prints the accuracy on held-out images, saves a checkpoint after every epoch
 (continue with --resume) and draws report.png.
 
     python examples/train_digits.py

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 
 def merge(
-    outs: Sequence[jax.Array] | jax.Array, lses: Sequence[jax.Array] | jax.Array
+    outs: Sequence[ArrayLike] | jax.Array, lses: Sequence[ArrayLike] | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Attention over the union of disjoint sets of keys, from the attention over each set.
 

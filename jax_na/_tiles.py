@@ -1,11 +1,10 @@
-"""How the pure-JAX implementation cuts an axis: blocks of queries, and the slab of keys that each
-block meets.
+"""How the pure-JAX implementation cuts an axis: blocks of queries, and slabs of keys they meet.
 
 An axis of length L and dilation d is d phases of n = ceil(L / d) positions. Queries are cut into
 blocks of `block` neighbouring positions. Block b of every phase meets the `slab` key positions from
 clip(b * block - shift, 0, padded - slab): slabs are of one size and, between the two ends of the
-axis, evenly spaced, so that JAX can cut them with static slices and reshapes whose derivatives are
-slices and sums, never a gather or a scatter.
+axis, evenly spaced, so that JAX can cut them with slices and reshapes, whose derivatives are slices
+and sums, never a gather or a scatter.
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ SLABS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Prices, in arbitrary units of time, by which tile sizes are chosen, and how much to hold at a
-    time.
-    """
+    """Prices by which tile sizes are chosen, in units of time, and how much to hold at a time."""
 
     score: float  # masking, exponentiation and reduction of one score
     product: float  # one multiply-add of the two matrix products
@@ -53,9 +50,7 @@ ACCELERATOR = Cost(score=1.0, product=0.01, copy=2.0, tile=20000.0, budget=128 <
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AxisTiles:
-    """One axis cut into blocks. Positions are those of a phase (a dilation group); `left` of them
-    precede position 0.
-    """
+    """One axis cut into blocks. Positions are those of a phase (a dilation group)."""
 
     phases: int
     positions: int  # of a phase, the last ones of a shorter phase being no tokens
@@ -65,14 +60,13 @@ class AxisTiles:
     blocks: int
     slab: int
     shift: int
-    starts: np.ndarray  # [blocks] first position of each slab, counted from the first repeated one
-    begin: (
-        np.ndarray
-    )  # [phases or 1, blocks, block] first visible key of each query, counted from the slab's start
-    end: np.ndarray  # likewise, one past the last
-    bias_start: (
-        np.ndarray
-    )  # [blocks] index in the bias of key 0 of the slab as seen by query 0 of the block
+    # [blocks] first position of each slab, counted from the first repeated one.
+    starts: np.ndarray
+    # [phases or 1, blocks, block] keys that each query sees, counted from the slab's start.
+    begin: np.ndarray
+    end: np.ndarray
+    # [blocks] index in the bias of key 0 of the slab as seen by query 0 of the block.
+    bias_start: np.ndarray
 
     @property
     def padded(self) -> int:
@@ -80,9 +74,7 @@ class AxisTiles:
         return self.left + self.positions + self.right
 
     def with_blocks(self, blocks: int) -> AxisTiles:
-        """The same with idle blocks added at the end: their queries are no tokens, and see key 0 of
-        their slab.
-        """
+        """The same with idle blocks at the end, whose queries see the first key of their slab."""
         more = blocks - self.blocks
         if more == 0:
             return self
@@ -103,9 +95,7 @@ class AxisTiles:
 
 @functools.lru_cache(maxsize=256)
 def _phase_intervals(window: Window, length: int, axis: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Window of each query as [phases or 1, positions], -1 where there is no token; and the number
-    of phases.
-    """
+    """Window of each query as [phases or 1, positions], empty where no token is; and phases."""
     w, d = window.sizes[axis], window.dilation[axis]
     start, end = _core.windows(
         length, w, window.stride[axis], d, window.is_causal[axis], window.boundary[axis]
@@ -131,9 +121,7 @@ def _cover(low: np.ndarray, high: np.ndarray, block: int, slab: int, padded: int
 
 @functools.lru_cache(maxsize=1024)
 def axis_tiles(window: Window, length: int, axis: int, block: int) -> AxisTiles:
-    """Cuts one axis of a resolved window into blocks of `block` queries, with the smallest slabs
-    that serve.
-    """
+    """Cuts one axis of a resolved window, with the smallest slabs that serve."""
     start, end, phases = _phase_intervals(window, length, axis)
     positions = start.shape[1]
     real = end > start
@@ -158,11 +146,9 @@ def axis_tiles(window: Window, length: int, axis: int, block: int) -> AxisTiles:
         else:
             enough = middle
     slab, shift = enough, _cover(low, high, block, enough, padded)
-    assert shift is not None
+    assert shift is not None, "a slab of all positions serves"
     firsts = np.arange(blocks) * block
     starts = np.clip(firsts - shift, 0, padded - slab)
-    w = window.kernel_size[axis]
-    assert w is not None
     return AxisTiles(
         phases=phases,
         positions=positions,
@@ -175,16 +161,13 @@ def axis_tiles(window: Window, length: int, axis: int, block: int) -> AxisTiles:
         starts=starts,
         begin=np.where(real, start - starts[:, None], 0),
         end=np.where(real, end - starts[:, None], 1),
-        bias_start=starts - left - firsts + w - 1,
+        bias_start=starts - left - firsts + window.sizes[axis] - 1,
     )
 
 
 def _block_sizes(window: Window, length: int, axis: int) -> list[int]:
-    """Candidates: powers of two, evened out so that the last block is full too, and whole stride
-    groups.
-    """
-    w, s, d = window.kernel_size[axis], window.stride[axis], window.dilation[axis]
-    assert w is not None
+    """Candidates: powers of two, evened out to fill the last block, and whole stride groups."""
+    w, s, d = window.sizes[axis], window.stride[axis], window.dilation[axis]
     positions = -(-length // d)
     sizes = {positions}
     power = 1
@@ -229,10 +212,10 @@ def choose_tiles(
 def chunk_sizes(
     levels: Sequence[int], pad: Sequence[bool], tile_bytes: int, budget: int
 ) -> list[int]:
-    """How many entries of each level to process at a time: inner levels whole, then a part of one,
-    then one by one.
+    """How many entries of each level to process at a time, outermost level first.
 
-    The chunks of a level divide it evenly; where `pad` says that a level may be extended, its last
+    Inner levels are taken whole as long as they fit, then a part of one, the others one by one. The
+    chunks of a level divide it evenly; where `pad` says that a level may be extended, its last
     chunk may be short.
     """
     chunks = [1] * len(levels)

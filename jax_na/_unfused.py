@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from jax_na._arguments import as_array, expect_shape, read_arguments, read_precision, window_of
 from jax_na._window import Boundary, Window
@@ -32,8 +33,7 @@ class _Slots:
 
 def _slots(window: Window, spatial: Sequence[int], axis: int) -> _Slots:
     start, end = map(np.asarray, window.intervals(spatial, axis))
-    w, s, d = window.kernel_size[axis], window.stride[axis], window.dilation[axis]
-    assert w is not None  # resolved
+    w, s, d = window.sizes[axis], window.stride[axis], window.dilation[axis]
     token = np.arange(spatial[axis])
     j, group = token // d, token % d
     length = -(-(spatial[axis] - group) // d)
@@ -53,17 +53,17 @@ def _slots(window: Window, spatial: Sequence[int], axis: int) -> _Slots:
 
 
 def na_qk(
-    query: jax.Array,
-    key: jax.Array,
+    query: ArrayLike,
+    key: ArrayLike,
     kernel_size: int | Sequence[int | None],
     stride: int | Sequence[int] = 1,
     dilation: int | Sequence[int] = 1,
     is_causal: bool | Sequence[bool] = False,
     scale: float | None = None,
-    additional_keys: jax.Array | None = None,
+    additional_keys: ArrayLike | None = None,
     *,
     boundary: Boundary | Sequence[Boundary] = "shift",
-    relative_position_bias: jax.Array | None = None,
+    relative_position_bias: ArrayLike | None = None,
     precision: Any = None,
 ) -> jax.Array:
     """Scores of every query against the keys of its window: scale * q.k + bias.
@@ -133,7 +133,7 @@ def na_qk(
         return lax.map(slot, _slots(window, spatial, axis))
 
     scores = walk(0, keys, given.bias)
-    slots = math.prod(w or 0 for w in window.kernel_size)
+    slots = math.prod(window.sizes)
     scores = jnp.moveaxis(scores.reshape(slots, batch, *spatial, heads), 0, -1)
     if given.additional_keys is not None:
         tokens = given.additional_keys.shape[-3]
@@ -150,13 +150,13 @@ def na_qk(
 
 
 def na_av(
-    weights: jax.Array,
-    value: jax.Array,
+    weights: ArrayLike,
+    value: ArrayLike,
     kernel_size: int | Sequence[int | None],
     stride: int | Sequence[int] = 1,
     dilation: int | Sequence[int] = 1,
     is_causal: bool | Sequence[bool] = False,
-    additional_values: jax.Array | None = None,
+    additional_values: ArrayLike | None = None,
     *,
     boundary: Boundary | Sequence[Boundary] = "shift",
     precision: Any = None,
@@ -213,7 +213,7 @@ def na_av(
                 f"additional_values should be of value's type {value.dtype.name}, but got "
                 f"{additional_values.dtype.name}"
             )
-    slots = math.prod(w or 0 for w in window.kernel_size)
+    slots = math.prod(window.sizes)
     heads = weights.shape[-2] if weights.ndim > 1 else 0
     if kv_heads < 1 or heads < 1 or heads % kv_heads:
         raise ValueError(
@@ -231,8 +231,7 @@ def na_av(
     accumulator = jnp.result_type(weights, value, jnp.float32)
     weights = weights.reshape(batch, *spatial, kv_heads, group, slots + tokens)
     by_slot = jnp.moveaxis(weights[..., :slots], -1, 0)
-    sizes = [w or 0 for w in window.kernel_size]
-    by_slot = by_slot.reshape(*sizes, batch, *spatial, kv_heads, group)
+    by_slot = by_slot.reshape(*window.sizes, batch, *spatial, kv_heads, group)
 
     def walk(axis: int, total: jax.Array, values: jax.Array, by_slot: jax.Array) -> jax.Array:
         if axis == rank:

@@ -1,6 +1,9 @@
-"""Eight virtual CPU devices for the sharding tests: set before JAX starts."""
+"""How JAX is set up for the tests, before it starts."""
 
 import os
 
-FLAG = "--xla_force_host_platform_device_count=8"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
+FLAGS = (
+    "--xla_force_host_platform_device_count=8",  # virtual devices for the sharding tests
+    "--xla_backend_optimization_level=0",  # tests spend their time compiling, not computing
+)
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS)).strip()

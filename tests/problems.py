@@ -70,7 +70,7 @@ class Problem:
     @property
     def width(self) -> int:
         """Window slots of a query."""
-        return math.prod(w or 0 for w in self.window.kernel_size)
+        return math.prod(self.window.sizes)
 
 
 @dataclasses.dataclass
@@ -84,9 +84,14 @@ class Inputs:
     additional_values: Any
     bias: Any
 
-    def arrays(self) -> tuple[Any, ...]:
+    @property
+    def main(self) -> tuple[Any, Any, Any]:
+        """Query, key and value."""
+        return self.query, self.key, self.value
+
+    def arrays(self) -> tuple[Any, Any, Any, Any, Any, Any]:
         """All of them in order."""
-        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        return (*self.main, self.additional_keys, self.additional_values, self.bias)
 
     def extras(self) -> dict[str, Any]:
         """The optional ones as keyword arguments of the public functions."""
@@ -114,7 +119,7 @@ def make_inputs(problem: Problem, dtype: Any = None, seed: int = 0) -> Inputs:
         more_keys = normal(*p.batch, p.additional, p.kv_heads, p.head_dim)
         more_values = normal(*p.batch, p.additional, p.kv_heads, p.value_dim)
     if p.bias:
-        bias = normal(p.heads, *(2 * (w or 0) - 1 for w in p.window.kernel_size))
+        bias = normal(p.heads, *(2 * w - 1 for w in p.window.sizes))
     return Inputs(query, key, value, more_keys, more_values, bias)
 
 

@@ -394,6 +394,30 @@ def test_sharding_metadata():
     assert len(specs) == 7
 
 
+def test_heads_and_batch_on_an_explicit_mesh():
+    if jax.device_count() < 4:
+        pytest.skip("needs 4 devices")
+    axes = (jax.sharding.AxisType.Explicit,) * 2
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=axes)
+    spec = jax.sharding.PartitionSpec
+    layer, x = make("position-bias", use_qkv_bias=False)
+    expected_out = layer(x)
+    by_heads = {"query": spec(None, "model"), "key": spec(None, "model")}
+    by_heads |= {"value": spec(None, "model"), "out": spec("model")}
+    by_heads["relative_position_bias"] = spec("model")
+    with jax.set_mesh(mesh):
+        for path, leaf in nnx.to_flat_state(nnx.state(layer, nnx.Param)):
+            place = spec() if path[-1] == "bias" else by_heads[str(path[0])]
+            leaf.set_value(jax.device_put(leaf[...], jax.NamedSharding(mesh, place)))
+        out = layer(
+            jax.device_put(x, jax.NamedSharding(mesh, spec("data"))),
+            qkv_sharding=spec("data", None, None, "model", None),
+            out_sharding=spec("data"),
+        )
+    assert jax.typeof(out).sharding.spec == spec("data", None, None, None)
+    np.testing.assert_allclose(out, expected_out, rtol=1e-5, atol=1e-5)
+
+
 def test_linen_partitioning_of_initialisers():
     names = (None, "model", None)
     twin = jax_na.linen.NeighborhoodAttention(

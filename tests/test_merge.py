@@ -46,7 +46,12 @@ def test_one_part_is_returned_as_it_is():
 def test_derivatives():
     with jax.enable_x64(True):
         outs, lses, _ = parts()
-        check_grads(jax.jit(jax_na.merge), (outs, lses), order=2, modes=("fwd", "rev"))
+        check_grads(
+            jax.jit(jax_na.merge),
+            (outs, lses),
+            order=2,
+            modes=("fwd", "rev"),
+        )
 
 
 def test_derivative_through_lse():
@@ -83,10 +88,10 @@ def test_empty_part_has_no_weight_whatever_it_holds(junk):
 
 def test_everything_empty():
     outs, lses = jnp.full((2, 3, 4), jnp.nan), jnp.full((2, 3), -jnp.inf)
-    out, lse = jax_na.merge(outs, lses)
+    out, lse = jax.jit(jax_na.merge)(outs, lses)
     np.testing.assert_array_equal(out, np.zeros((3, 4)))
     np.testing.assert_array_equal(lse, np.full((3,), -np.inf))
-    grads = jax.grad(lambda *x: jax_na.merge(*x)[0].sum(), (0, 1))(outs, lses)
+    grads = jax.jit(jax.grad(lambda *x: jax_na.merge(*x)[0].sum(), (0, 1)))(outs, lses)
     for grad in grads:
         np.testing.assert_array_equal(grad, np.zeros_like(grad))
 

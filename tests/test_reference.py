@@ -7,10 +7,12 @@ import pytest
 from problems import Problem, make_inputs
 
 from jax_na._reference import reference_attention, seeing_queries, visible_keys, window_interval
-from jax_na._window import Window
+from jax_na._window import Boundary, Window
 
 
-def axis(length, kernel_size, stride=1, dilation=1, is_causal=False, boundary="shift"):
+def axis(
+    length, kernel_size, stride=1, dilation=1, is_causal=False, boundary: Boundary = "shift"
+) -> tuple[int, int, int, int, bool, Boundary]:
     return length, kernel_size, stride, dilation, is_causal, boundary
 
 
@@ -115,24 +117,25 @@ def dense(query, key, value, scale, mask=None):
 def test_whole_axes_are_dense_attention(stride):
     problem = Problem("dense", (4, 5), (None, 5), stride=(stride, 1), heads=2, kv_heads=2)
     inputs = make_inputs(problem, "float64")
-    out, lse = reference_attention(*inputs.arrays()[:3], Window((None, 5), (stride, 1)))
-    flat = [x[0].reshape(20, 2, 4) for x in inputs.arrays()[:3]]
-    expected, expected_lse = dense(*flat, 0.5)
+    out, lse = reference_attention(*inputs.main, Window((None, 5), (stride, 1)))
+    query, key, value = (x[0].reshape(20, 2, 4) for x in inputs.main)
+    expected, expected_lse = dense(query, key, value, 0.5)
     np.testing.assert_allclose(out[0].reshape(20, 2, 4), expected, rtol=1e-13, atol=1e-13)
     np.testing.assert_allclose(lse[0].reshape(20, 2), expected_lse, rtol=1e-13, atol=1e-13)
 
 
 def test_whole_causal_axis_is_causal_attention():
     inputs = make_inputs(Problem("causal", (9,), (9,)), "float64")
-    out, _ = reference_attention(*inputs.arrays()[:3], Window(9, is_causal=True))
+    out, _ = reference_attention(*inputs.main, Window(9, is_causal=True))
     mask = np.tril(np.ones((9, 9), bool))
-    expected, _ = dense(*(x[0] for x in inputs.arrays()[:3]), 0.5, mask)
+    query, key, value = (x[0] for x in inputs.main)
+    expected, _ = dense(query, key, value, 0.5, mask)
     np.testing.assert_allclose(out[0], expected, rtol=1e-13, atol=1e-13)
 
 
 def test_window_of_one_returns_value():
     inputs = make_inputs(Problem("self", (3, 4), (1, 1), heads=2, kv_heads=1), "float64")
-    out, lse = reference_attention(*inputs.arrays()[:3], Window((1, 1)))
+    out, lse = reference_attention(*inputs.main, Window((1, 1)))
     np.testing.assert_array_equal(out, np.repeat(inputs.value, 2, axis=-2))
     scores = 0.5 * (inputs.query * np.repeat(inputs.key, 2, axis=-2)).sum(-1)
     np.testing.assert_allclose(lse, scores, rtol=1e-12, atol=1e-14)
@@ -166,7 +169,7 @@ def test_grouped_heads_bias_and_additional_keys_by_hand():
 def test_batch_axes_are_independent():
     problem = Problem("batches", (6,), (3,), batch=(2, 3), additional=1, bias=True)
     inputs = make_inputs(problem, "float64")
-    out, lse = reference_attention(*inputs.arrays()[:3], problem.window, **inputs.extras())
+    out, lse = reference_attention(*inputs.main, problem.window, **inputs.extras())
     assert out.shape == (2, 3, 6, 1, 4)
     one, one_lse = reference_attention(
         inputs.query[1, 2],

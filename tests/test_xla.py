@@ -5,6 +5,7 @@ transformations, memory.
 import dataclasses
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ def attend(problem, *arrays):
     """The implementation under test, on arrays with any number of batch axes."""
     rank = problem.window.rank
     batch = arrays[0].shape[: -rank - 2]
-    flat = [
+    flat: list[Any] = [
         x if x is None or i == 5 else x.reshape(math.prod(batch), *x.shape[len(batch) :])
         for i, x in enumerate(arrays)
     ]
@@ -35,9 +36,10 @@ def attend(problem, *arrays):
 def check(problem):
     inputs = make_inputs(problem, "float64")
     with jax.enable_x64(True):
-        out, lse = jax.jit(lambda *arrays: attend(problem, *arrays))(*inputs.arrays())
+        function = jax.jit(lambda *arrays: attend(problem, *arrays))
+        out, lse = function(*inputs.arrays())
     expected, expected_lse = reference_attention(
-        *inputs.arrays()[:3], problem.window, scale=problem.scale, **inputs.extras()
+        *inputs.main, problem.window, scale=problem.scale, **inputs.extras()
     )
     assert out.shape == expected.shape
     assert out.dtype == lse.dtype == np.float64
@@ -112,7 +114,7 @@ def test_error_in_half_precision(problem):
     assert out.dtype == problem.dtype
     assert lse.dtype == jnp.float32
     expected, expected_lse = reference_attention(
-        *inputs.arrays()[:3], problem.window, scale=problem.scale, **inputs.extras()
+        *inputs.main, problem.window, scale=problem.scale, **inputs.extras()
     )
     plain = plain_attention(problem, *inputs.arrays())
     error = np.abs(np.asarray(out, np.float64) - expected).max()
@@ -185,15 +187,15 @@ GRADIENTS = [
 @pytest.mark.parametrize(
     ("problem", "budget", "order"),
     [
-        (GRADIENTS[0], None, 2),
-        (GRADIENTS[0], 300, 2),
-        (GRADIENTS[1], None, 1),
-        (GRADIENTS[1], 100, 1),
+        (GRADIENTS[0], None, 1),
+        (GRADIENTS[0], 300, 1),
+        (GRADIENTS[1], None, 2),
+        (GRADIENTS[1], 100, 2),
         (GRADIENTS[2], None, 1),
         (GRADIENTS[2], 300, 1),
         (GRADIENTS[3], None, 1),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_derivatives(problem, budget, order, monkeypatch):
     if budget is not None:
@@ -207,7 +209,7 @@ def test_derivatives(problem, budget, order, monkeypatch):
         return attend(problem, *(None if x is None else next(arrays) for x in inputs.arrays()))
 
     with jax.enable_x64(True):
-        check_grads(function, given, order=order, modes=("fwd", "rev"))
+        check_grads(function, given, order=order, modes=("fwd", "rev") if budget is None else "rev")
 
 
 @pytest.mark.usefixtures("tiny_budget")
@@ -215,19 +217,25 @@ def test_vmap_and_scan():
     problem = Problem("vmap", (12,), (5,), batch=(2,), heads=2, kv_heads=1, additional=1, bias=True)
     inputs = [make_inputs(problem, seed=seed).arrays() for seed in range(3)]
     stacked = [jnp.stack(x) for x in zip(*inputs, strict=True)]
-    each = [attend(problem, *arrays) for arrays in inputs]
 
+    @jax.jit
+    def function(*arrays):
+        return attend(problem, *arrays)
+
+    @jax.jit
     def gradient(*arrays):
-        return jax.grad(lambda *a: attend(problem, *a)[0].sum(), tuple(range(6)))(*arrays)
+        return jax.grad(lambda *a: function(*a)[0].sum(), tuple(range(6)))(*arrays)
 
-    out, lse = jax.jit(jax.vmap(lambda *a: attend(problem, *a)))(*stacked)
-    np.testing.assert_allclose(out, [x for x, _ in each], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(lse, [x for _, x in each], rtol=1e-5, atol=1e-5)
-    _, (out, _) = jax.lax.scan(lambda c, a: (c, attend(problem, *a)), 0, tuple(stacked))
-    np.testing.assert_allclose(out, [x for x, _ in each], rtol=1e-5, atol=1e-5)
+    @jax.jit
+    def scanned(*arrays):
+        return jax.lax.scan(lambda carry, a: (carry, function(*a)), 0, arrays)[1]
+
+    each = [function(*arrays) for arrays in inputs]
+    for out, lse in (jax.jit(jax.vmap(function))(*stacked), scanned(*stacked)):
+        np.testing.assert_allclose(out, [x for x, _ in each], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(lse, [x for _, x in each], rtol=1e-5, atol=1e-5)
     grads = jax.jit(jax.vmap(gradient))(*stacked)
-    one = gradient(*inputs[1])
-    for many, single in zip(grads, one, strict=True):
+    for many, single in zip(grads, gradient(*inputs[1]), strict=True):
         np.testing.assert_allclose(many[1], single, rtol=1e-4, atol=1e-5)
 
 
@@ -235,9 +243,14 @@ def test_huge_scores():
     problem = Problem("huge", (20,), (5,), bias=True, scale=1.0)
     arrays = list(make_inputs(problem, "float32").arrays())
     arrays[0] = arrays[0] * 1e4
-    out, lse = attend(problem, *arrays)
+    out, lse = jax.jit(lambda *arrays: attend(problem, *arrays))(*arrays)
     expected, expected_lse = reference_attention(
-        *arrays[:3], problem.window, scale=1.0, relative_position_bias=arrays[5]
+        arrays[0],
+        arrays[1],
+        arrays[2],
+        problem.window,
+        scale=1.0,
+        relative_position_bias=arrays[5],
     )
     np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(lse, expected_lse, rtol=1e-5)
@@ -248,6 +261,7 @@ def test_bias_that_hides_every_key():
     query, key, value, *_ = make_inputs(problem).arrays()
     bias = np.full((1, 5), -np.inf, np.float32)
 
+    @jax.jit
     def function(query, key, value):
         return attend(problem, query, key, value, None, None, bias)
 
@@ -268,7 +282,10 @@ def compiled_memory(tokens, gradient):
         return jax.grad(lambda *x: (forward(*x) ** 2).sum(), (0, 1, 2))(query, key, value)
 
     compiled = jax.jit(backward if gradient else forward).lower(shape, shape, shape).compile()
-    return compiled.memory_analysis().temp_size_in_bytes, compiled.as_text()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None
+    assert text is not None
+    return memory.temp_size_in_bytes, text
 
 
 @pytest.mark.parametrize("gradient", [False, True])
@@ -279,9 +296,8 @@ def test_memory_grows_with_tokens_not_their_square(gradient):
     tensor = 4 * 8192 * 2 * 32
     assert few < 16 * tensor + 4 * _tiles.CPU.budget
     assert many < 2.1 * few
-    sizes = [
-        np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"\[([\d,]+)\]", text)
-    ]
+    shapes = re.findall(r"\[([\d,]+)\]", text)
+    sizes = [math.prod(int(n) for n in shape.split(",")) for shape in shapes]
     assert max(sizes) < 8192 * 8192 // 8
 
 
@@ -294,8 +310,8 @@ def test_tiles_of_real_problems_fit_the_budget():
     ]:
         for cost in (_tiles.CPU, _tiles.ACCELERATOR):
             tiles = _tiles.choose_tiles(window, spatial, 1, 256, 4, cost)
-            rows = np.prod([t.block for t in tiles])
-            columns = np.prod([t.slab for t in tiles])
-            least = np.prod([w or 0 for w in window.kernel_size])
+            rows = math.prod(t.block for t in tiles)
+            columns = math.prod(t.slab for t in tiles)
+            least = math.prod(window.sizes)
             assert 4 * rows * columns <= max(cost.budget, 4 * least * 16)
             assert columns < 10 * least

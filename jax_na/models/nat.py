@@ -2,8 +2,8 @@
 
 One model, two families of configurations: DiNAT dilates the windows of every second block.
 
-Sources: Hassani et al., "Neighborhood Attention Transformer" (CVPR 2023), figure 5 and table 2;
-Hassani and Shi, "Dilated Neighborhood Attention Transformer" (2022), table I and section 3.4.
+Sources: Hassani et al., "Neighborhood Attention Transformer" (CVPR 2023); Hassani and Shi, "Dilated
+Neighborhood Attention Transformer" (2022).
 """
 
 from __future__ import annotations
