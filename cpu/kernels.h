@@ -7,11 +7,9 @@
 
 #include "core/plan.h"
 #include "core/problem.h"
+#include "core/stored.h"
 
 namespace jax_na {
-
-enum class Stored : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
-constexpr int kStoredTypes = 4;
 
 // Tensors in the layouts of Problem. Bias, LSE and everything named a partial sum is of the compute
 // type: double for float64 tensors, float for all others.

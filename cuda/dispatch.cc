@@ -1,0 +1,189 @@
+#include "cuda/dispatch.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+
+#include "cuda/tile/shared_map.h"
+
+namespace jax_na::cuda {
+namespace {
+
+constexpr int64_t kMostGridRows = 65535;  // of the grid's second and third axis
+
+std::string what(cudaError_t status, const char* doing) {
+  return std::string(doing) + ": " + cudaGetErrorString(status);
+}
+
+struct Device {
+  int shared_bytes = 0;
+  int sm_shared_bytes = 0;
+};
+
+// Of the current device, which is the stream's.
+cudaError_t current_device(Device& device) {
+  static std::mutex mutex;
+  static std::map<int, Device> known;
+  int ordinal = 0;
+  cudaError_t status = cudaGetDevice(&ordinal);
+  if (status != cudaSuccess) return status;
+  std::lock_guard<std::mutex> lock(mutex);
+  auto found = known.find(ordinal);
+  if (found == known.end()) {
+    status = cudaDeviceGetAttribute(&device.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                    ordinal);
+    if (status != cudaSuccess) return status;
+    status = cudaDeviceGetAttribute(&device.sm_shared_bytes,
+                                    cudaDevAttrMaxSharedMemoryPerMultiprocessor, ordinal);
+    if (status != cudaSuccess) return status;
+    found = known.emplace(ordinal, device).first;
+  }
+  device = found->second;
+  return cudaSuccess;
+}
+
+int shared_bytes(const Sweep& sweep, const KernelLimits& limits, Pass pass) {
+  const SharedMap map(sweep, limits.head_dim * limits.element_bytes, pass == Pass::kForward ? 1 : 2,
+                      pass == Pass::kKeyGradient, limits.columns_bytes);
+  return map.total;
+}
+
+Choice search(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
+              Precision precision, const Device& device) {
+  const int widest = std::max(problem.head_dim, problem.value_dim);
+  int head_dim = 0;  // the smallest that will do
+  for (const Instance& instance : instances)
+    if (instance.limits.head_dim >= widest &&
+        (head_dim == 0 || instance.limits.head_dim < head_dim))
+      head_dim = instance.limits.head_dim;
+  Choice best;
+  for (const Instance& instance : instances) {
+    if (instance.limits.head_dim != head_dim || instance.precision != precision) continue;
+    KernelLimits limits = instance.limits;
+    limits.shared_bytes = device.shared_bytes;
+    limits.sm_shared_bytes = device.sm_shared_bytes;
+    Sweep sweep;
+    const double clocks = make_sweep(problem, pass, limits, sweep);
+    if (clocks >= 0 && (best.instance == nullptr || clocks < best.clocks))
+      best = {&instance, sweep, shared_bytes(sweep, limits, pass), clocks};
+  }
+  return best;
+}
+
+// A problem as a key: everything but the scale, which no plan depends on.
+std::string key_of(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
+                   Precision precision, const Device& device) {
+  std::string key;
+  auto add = [&](const auto& value) {
+    key.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  add(&instances), add(pass), add(precision), add(device.shared_bytes), add(problem.batch);
+  for (int value : {problem.heads, problem.kv_heads, problem.head_dim, problem.value_dim,
+                    problem.additional, problem.bias_batch})
+    add(value);
+  for (const Axis& axis : problem.axes) {
+    for (int value :
+         {axis.length, axis.window, axis.stride, axis.dilation, axis.query_count, axis.key_count,
+          static_cast<int>(axis.causal), static_cast<int>(axis.boundary)})
+      add(value);
+  }
+  return key;
+}
+
+std::string describe(const Problem& problem) {
+  std::string text = "batch " + std::to_string(problem.batch) + ", lengths";
+  for (const Axis& axis : problem.axes) text += " " + std::to_string(axis.length);
+  text += ", kernel_size";
+  for (const Axis& axis : problem.axes) text += " " + std::to_string(axis.window);
+  return text + ", heads " + std::to_string(problem.heads) + ", head_dim " +
+         std::to_string(problem.head_dim);
+}
+
+}  // namespace
+
+Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
+              Precision precision) {
+  static std::mutex mutex;
+  static std::map<std::string, Choice> known;
+  Device device;
+  if (current_device(device) != cudaSuccess) return {};
+  const std::string key = key_of(instances, pass, problem, precision, device);
+  std::lock_guard<std::mutex> lock(mutex);
+  auto found = known.find(key);
+  if (found == known.end())
+    found = known.emplace(key, search(instances, pass, problem, precision, device)).first;
+  return found->second;
+}
+
+std::string dispatch(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
+                     Precision precision, const void* arguments, cudaStream_t stream) {
+  const Choice choice = choose(instances, pass, problem, precision);
+  if (choice.instance == nullptr)
+    return "no fused CUDA kernel runs this problem (" + describe(problem) + ")";
+  int64_t boxes = 1;
+  for (int a = 0; a < kMaxRank; ++a)
+    boxes *= static_cast<int64_t>(choice.sweep.boxes[a]) * problem.axes[a].dilation;
+  const int heads =
+      (pass == Pass::kKeyGradient ? problem.kv_heads : problem.heads) * choice.instance->parts;
+  if (boxes > INT32_MAX || heads > kMostGridRows)
+    return "the problem has too many tiles for one grid (" + describe(problem) + ")";
+  for (int64_t entry = 0; entry < problem.batch; entry += kMostGridRows) {
+    const auto entries = static_cast<unsigned>(std::min(problem.batch - entry, kMostGridRows));
+    void* parameters[] = {const_cast<void*>(arguments), const_cast<Sweep*>(&choice.sweep), &entry};
+    const cudaError_t status = cudaLaunchKernel(
+        choice.instance->kernel, dim3(static_cast<unsigned>(boxes), heads, entries),
+        dim3(32 * choice.sweep.warp_count()), parameters, choice.shared_bytes, stream);
+    if (status != cudaSuccess)
+      return what(status, "launching a fused kernel") + " (" + describe(problem) + ", " +
+             str(choice.sweep) + ")";
+  }
+  return "";
+}
+
+std::string load(const std::vector<Instance>& instances) {
+  Device device;
+  cudaError_t status = current_device(device);
+  if (status != cudaSuccess) return what(status, "asking for the GPU's shared memory");
+  for (const Instance& instance : instances) {
+    cudaFuncAttributes attributes;
+    status = cudaFuncGetAttributes(&attributes, instance.kernel);
+    if (status == cudaSuccess)
+      status = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    device.shared_bytes);
+    if (status != cudaSuccess) return what(status, "loading a fused kernel");
+  }
+  return "";
+}
+
+const std::vector<Instance>& instances_of(Pass pass, Stored stored) {
+  static const std::vector<Instance> none;
+  auto of = [&](auto element) -> const std::vector<Instance>& {
+    using T = decltype(element);
+    switch (pass) {
+      case Pass::kForward:
+        return forward_instances<T>();
+      case Pass::kQueryGradient:
+        return query_gradient_instances<T>();
+      default:
+        return key_gradient_instances<T>();
+    }
+  };
+  switch (stored) {
+    case Stored::kFloat32:
+      return of(float());
+    case Stored::kBFloat16:
+      return of(__nv_bfloat16());
+    case Stored::kFloat16:
+      return of(__half());
+    default:
+      return none;
+  }
+}
+
+}  // namespace jax_na::cuda

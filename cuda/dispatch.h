@@ -1,0 +1,53 @@
+// Which compiled kernel runs a pass of a problem, and how it cuts it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cuda/launch.h"
+#include "cuda/plan.h"
+
+namespace jax_na::cuda {
+
+// A compiled kernel. It takes (Forward or Backward, Sweep, int64_t first_entry) by value, and a
+// grid of (boxes of all dilation groups, heads of the stationary side times `parts`, batch
+// entries).
+struct Instance {
+  KernelLimits limits;
+  Precision precision;  // of float32; other types have kDefault
+  const void* kernel;
+  int parts = 1;  // of the features of a head, each a CTA's
+};
+
+struct Choice {
+  const Instance* instance = nullptr;
+  Sweep sweep;
+  int shared_bytes = 0;
+  double clocks = 0;  // predicted, of one multiprocessor
+};
+
+// The fastest of `instances` for the problem, as predicted; instance is null where none can run it.
+// Remembered, so that a repeated call costs a look-up.
+Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
+              Precision precision);
+
+// Chooses and launches; `arguments` points to the kernel's first argument. Returns an empty text or
+// what is wrong.
+std::string dispatch(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
+                     Precision precision, const void* arguments, cudaStream_t stream);
+
+// Loads the kernels and allows them the shared memory they may ask for.
+std::string load(const std::vector<Instance>& instances);
+
+// The kernels of an element type, defined where they are compiled.
+template <typename T>
+const std::vector<Instance>& forward_instances();
+template <typename T>
+const std::vector<Instance>& query_gradient_instances();
+template <typename T>
+const std::vector<Instance>& key_gradient_instances();
+
+// Those of a pass for an element type; none for float64.
+const std::vector<Instance>& instances_of(Pass pass, Stored stored);
+
+}  // namespace jax_na::cuda

@@ -1,0 +1,260 @@
+#include "cuda/plan.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+
+#include "cuda/tile/shared_map.h"
+
+namespace jax_na::cuda {
+namespace {
+
+int pow2_at_least(int n) {
+  int power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
+int div_up(int a, int b) {
+  return (a + b - 1) / b;
+}
+
+// Streamed positions that a box of stationary ones meets: the most, and the mean.
+struct Met {
+  int most = 0;
+  double mean = 0;
+};
+
+// One axis of the problem, seen from one pass.
+class AxisMeetings {
+ public:
+  AxisMeetings(const Axis& axis, Pass pass)
+      : axis_(axis),
+        by_key_(pass == Pass::kKeyGradient),
+        whole_(axis.query_count == axis.length && axis.key_count == axis.length) {
+    const int count = by_key_ ? axis.key_count : axis.query_count;
+    positions_ = div_up(count, axis.dilation);
+  }
+
+  // Stationary positions of the longest dilation group.
+  int positions() const { return positions_; }
+  int dilation() const { return axis_.dilation; }
+
+  Met of(int box) {
+    auto found = known_.find(box);
+    if (found != known_.end()) return found->second;
+    Met met;
+    int64_t sum = 0, boxes = 0;
+    // Dilation groups have one of two lengths. A slab may begin anywhere.
+    for (int group : {0, axis_.dilation - 1}) {
+      const Rule rule = axis_.rule(group);
+      for (int begin = 0; begin < rule.length; begin += whole_ ? box : 1) {
+        const Interval at{begin, std::min(begin + box, rule.length)};
+        const int size = (by_key_ ? rule.queries_union(at) : rule.window_union(at)).size();
+        met.most = std::max(met.most, size);
+        sum += size;
+        ++boxes;
+      }
+    }
+    met.mean = static_cast<double>(sum) / static_cast<double>(std::max<int64_t>(boxes, 1));
+    known_.emplace(box, met);
+    return met;
+  }
+
+ private:
+  Axis axis_;
+  bool by_key_;
+  bool whole_;
+  int positions_ = 0;
+  std::map<int, Met> known_;
+};
+
+// Prices in clocks of one SM; see docs/kernels.md.
+constexpr double kClocksPerChunkLoaded = 0.8;  // 16 bytes of a row of each of two tensors
+constexpr double kClocksPerProduct = 1.5;      // an m16n8k16 product, or the like
+constexpr double kClocksPerScores = 14.0;      // softmax of 16 rows and 16 columns
+constexpr double kClocksPerTile = 30.0;        // a warp's own work for a tile
+constexpr double kClocksPerStage = 250.0;      // two barriers and a wait
+constexpr double kClocksPerCta = 900.0;
+constexpr int kSms = 132;
+
+struct Search {
+  const Problem& problem;
+  Pass pass;
+  const KernelLimits& limits;
+  AxisMeetings axes[kMaxRank];
+  double best_cost = 1e300;
+  Sweep best;
+
+  Search(const Problem& p, Pass which, const KernelLimits& l)
+      : problem(p),
+        pass(which),
+        limits(l),
+        axes{{p.axes[0], which}, {p.axes[1], which}, {p.axes[2], which}} {}
+
+  int row_bytes() const { return limits.head_dim * limits.element_bytes; }
+
+  void consider(const Sweep& sweep) {
+    const bool forward = pass == Pass::kForward;
+    const SharedMap map(sweep, row_bytes(), forward ? 1 : 2, pass == Pass::kKeyGradient,
+                        limits.columns_bytes);
+    if (map.total > limits.shared_bytes) return;
+    const int warps = sweep.warp_count();
+    double ctas = static_cast<double>(problem.batch) *
+                  (pass == Pass::kKeyGradient ? problem.kv_heads : problem.heads);
+    double stages = 1, tiles = 1;
+    for (int a = 0; a < kMaxRank; ++a) {
+      ctas *= static_cast<double>(sweep.boxes[a]) * axes[a].dilation();
+      const double met = axes[a].of(sweep.box(a)).mean;
+      const double need = axes[a].of(sweep.warp_box[a]).mean;
+      const double in_axis = std::max(1.0, met / sweep.stage[a]);
+      stages *=
+          sweep.buffers == 1 ? 1.0 : std::max(1.0, (met + sweep.stage[a] - 1) / sweep.stage[a]);
+      // A tile grid that begins where the CTA's union does cuts a warp's own in one place more.
+      tiles *= sweep.buffers == 1 ? std::max(1.0, (need + sweep.tile[a] - 1) / sweep.tile[a])
+                                  : std::min(in_axis + 1, need / sweep.tile[a] + 1);
+    }
+    const double chunks = div_up(sweep.tile_size(), 16);
+    const double steps = limits.head_dim * limits.element_bytes / 32.0;
+    const double products = (forward ? 2 : pass == Pass::kQueryGradient ? 3 : 4) * 2 * steps;
+    const double matrix = sweep.row_tiles * products * kClocksPerProduct;
+    const double reads = (forward ? 1.0 : 1.6) * 32 * row_bytes() / 128.0;
+    const double chunk = std::max(matrix + sweep.row_tiles * kClocksPerScores, reads);
+    const double compute = warps * tiles * (chunks * chunk + kClocksPerTile);
+    const double loaded = stages * sweep.stage[0] * sweep.stage[1] * sweep.stage[2] *
+                          (row_bytes() / 16.0) * kClocksPerChunkLoaded;
+    // Few CTAs on an SM leave the loads of one uncovered by the work of another.
+    const int resident =
+        std::max(1, std::min(limits.sm_shared_bytes / (map.total + 1024), limits.sm_warps / warps));
+    const double exposed = sweep.buffers == 2 ? 0.2 : 1.0 / resident;
+    double cost = compute + loaded * (0.5 + exposed) + stages * kClocksPerStage / resident +
+                  kClocksPerCta / resident;
+    if (resident * warps < 8) cost *= 1.0 + 0.1 * (8 - resident * warps);
+    cost *= std::max(ctas / kSms, 1.0);
+    if (cost < best_cost) {
+      best_cost = cost;
+      best = sweep;
+    }
+  }
+
+  // The whole of what a CTA meets in one stage.
+  void resident(Sweep sweep) {
+    int need[kMaxRank];
+    for (int a = 0; a < kMaxRank; ++a) {
+      sweep.stage[a] = axes[a].of(sweep.box(a)).most;
+      need[a] = std::min(axes[a].of(sweep.warp_box[a]).most, sweep.stage[a]);
+      if (sweep.stage[a] == 0) return;
+    }
+    const int64_t rows = static_cast<int64_t>(sweep.stage[0]) * sweep.stage[1] * sweep.stage[2];
+    if (rows * 2 * row_bytes() > limits.shared_bytes) return;
+    sweep.buffers = 1;
+    int fewest = -1;
+    for (int cz = 1; cz <= need[0]; ++cz) {
+      for (int cy = 1; cy <= need[1]; ++cy) {
+        const int z = div_up(need[0], cz), y = div_up(need[1], cy);
+        if (z * y > limits.block) continue;
+        const int cx = div_up(need[2], std::max(1, std::min(need[2], limits.block / (z * y))));
+        const int x = div_up(need[2], cx);
+        const int cost = cz * cy * cx * (div_up(z * y * x, 16) * 16 + 12);
+        if (fewest < 0 || cost < fewest) {
+          fewest = cost;
+          sweep.tile[0] = z, sweep.tile[1] = y, sweep.tile[2] = x;
+        }
+      }
+    }
+    if (fewest < 0) return;
+    // Lines a tile's width apart, modulo 8 rows, spread ldmatrix over all banks.
+    sweep.pitch = sweep.stage[2];
+    if (sweep.tile[1] * sweep.tile[0] > 1) {
+      Sweep padded = sweep;
+      while (padded.pitch % 8 != padded.tile[2] % 8) ++padded.pitch;
+      if (padded.pitch <= sweep.stage[2] + sweep.stage[2] / 3) sweep = padded;
+    }
+    consider(sweep);
+  }
+
+  // Stage after stage, each one tile for all warps.
+  void streamed(Sweep sweep) {
+    sweep.buffers = 2;
+    for (int x = 1; x <= limits.block; x *= 2) {
+      for (int y = 1; x * y <= limits.block; y *= 2) {
+        const int z = limits.block / (x * y);
+        const int extents[] = {z, y, x};
+        bool fits = true;
+        for (int a = 0; a < kMaxRank; ++a) {
+          const int most = axes[a].of(sweep.box(a)).most;
+          fits = fits && (extents[a] == 1 || extents[a] < 2 * most);
+          sweep.stage[a] = sweep.tile[a] = extents[a];
+        }
+        if (!fits) continue;
+        sweep.pitch = sweep.stage[2];
+        consider(sweep);
+      }
+    }
+  }
+
+  void run() {
+    int most[kMaxRank];
+    for (int a = 0; a < kMaxRank; ++a) most[a] = pow2_at_least(axes[a].positions());
+    Sweep sweep;
+    sweep.row_tiles = limits.row_tiles;
+    const int rows = sweep.warp_rows();
+    for (int x = 1; x <= rows; x *= 2) {
+      for (int y = 1; x * y <= rows; y *= 2) {
+        const int z = rows / (x * y);
+        // A box may be wider than the axis only where no axis is left to grow along.
+        if (x > std::max(most[2], 1) && x > rows / (most[0] * most[1])) continue;
+        if (y > most[1] || z > most[0]) continue;
+        sweep.warp_box[0] = z, sweep.warp_box[1] = y, sweep.warp_box[2] = x;
+        for (int wx = 1; wx <= kMaxWarps; wx *= 2) {
+          for (int wy = 1; wx * wy <= kMaxWarps; wy *= 2) {
+            for (int wz = 1; wx * wy * wz <= kMaxWarps; wz *= 2) {
+              if ((wx > 1 && wx * x > most[2]) || (wy > 1 && wy * y > most[1]) ||
+                  (wz > 1 && wz * z > most[0]))
+                continue;
+              sweep.warps[0] = wz, sweep.warps[1] = wy, sweep.warps[2] = wx;
+              for (int a = 0; a < kMaxRank; ++a)
+                sweep.boxes[a] = std::max(1, div_up(axes[a].positions(), sweep.box(a)));
+              resident(sweep);
+              streamed(sweep);
+            }
+          }
+        }
+      }
+    }
+  }
+};
+
+}  // namespace
+
+double make_sweep(const Problem& problem, Pass pass, const KernelLimits& limits, Sweep& sweep) {
+  Search search(problem, pass, limits);
+  search.run();
+  if (search.best_cost >= 1e300) return -1;
+  sweep = search.best;
+  sweep.box_y = FastDiv(sweep.warp_box[1]);
+  sweep.box_x = FastDiv(sweep.warp_box[2]);
+  sweep.boxes_z = FastDiv(sweep.boxes[0]);
+  sweep.boxes_y = FastDiv(sweep.boxes[1]);
+  sweep.boxes_x = FastDiv(sweep.boxes[2]);
+  sweep.group_y = FastDiv(problem.axes[1].dilation);
+  sweep.group_x = FastDiv(problem.axes[2].dilation);
+  sweep.stage_y = FastDiv(sweep.stage[1]);
+  sweep.stage_x = FastDiv(sweep.stage[2]);
+  sweep.tile_y = FastDiv(sweep.tile[1]);
+  sweep.tile_x = FastDiv(sweep.tile[2]);
+  return search.best_cost;
+}
+
+std::string str(const Sweep& s) {
+  char text[256];
+  std::snprintf(text, sizeof text,
+                "warp %dx%dx%d, warps %dx%dx%d, boxes %dx%dx%d, stage %dx%dx%d pitch %d x%d, "
+                "tile %dx%dx%d, row tiles %d",
+                s.warp_box[0], s.warp_box[1], s.warp_box[2], s.warps[0], s.warps[1], s.warps[2],
+                s.boxes[0], s.boxes[1], s.boxes[2], s.stage[0], s.stage[1], s.stage[2], s.pitch,
+                s.buffers, s.tile[0], s.tile[1], s.tile[2], s.row_tiles);
+  return text;
+}
+
+}  // namespace jax_na::cuda

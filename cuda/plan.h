@@ -1,0 +1,65 @@
+// How the fused kernels cut a problem, decided on the host and handed to the kernels by value.
+//
+// A CTA keeps a box of stationary positions (queries in the forward pass and the query gradient,
+// keys in the key gradient) and meets the streamed side stage by stage; each of its warps keeps a
+// part of the box, 16 rows of matrix fragments or a multiple, and meets a stage tile by tile.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/plan.h"
+#include "core/problem.h"
+#include "cuda/tile/fast_div.h"
+
+namespace jax_na::cuda {
+
+constexpr int kRowsPerFragment = 16;
+constexpr int kMaxWarps = 8;
+
+struct Sweep {
+  int warp_box[kMaxRank] = {1, 1, 1};  // stationary positions of a warp
+  int warps[kMaxRank] = {1, 1, 1};     // warps of a CTA along each axis
+  int boxes[kMaxRank] = {1, 1, 1};     // CTAs along each axis of the longest dilation group
+  int stage[kMaxRank] = {1, 1, 1};     // streamed positions in shared memory at a time
+  int tile[kMaxRank] = {1, 1, 1};      // streamed positions that a warp meets at a time
+  int pitch = 1;                       // rows of shared memory from a line of a stage to the next
+  int buffers = 1;                     // stages in shared memory: 2 where a CTA meets several
+  int row_tiles = 1;                   // fragments of 16 rows in a warp
+  FastDiv box_y, box_x;                // warp_box[1], warp_box[2]
+  FastDiv boxes_z, boxes_y, boxes_x;
+  FastDiv group_y, group_x;  // dilation of the axes
+  FastDiv stage_y, stage_x;
+  FastDiv tile_y, tile_x;
+
+  JAX_NA_INLINE int box(int axis) const { return warp_box[axis] * warps[axis]; }
+  JAX_NA_INLINE int warp_count() const { return warps[0] * warps[1] * warps[2]; }
+  JAX_NA_INLINE int warp_rows() const { return kRowsPerFragment * row_tiles; }
+  JAX_NA_INLINE int rows() const { return warp_count() * warp_rows(); }
+  JAX_NA_INLINE int tile_size() const { return tile[0] * tile[1] * tile[2]; }
+  // Rows of one buffered stage, whole fragments.
+  JAX_NA_INLINE int stage_rows() const {
+    return (stage[0] * stage[1] * pitch + kRowsPerFragment - 1) / kRowsPerFragment *
+           kRowsPerFragment;
+  }
+};
+
+// What a compiled kernel can do, as the planner sees it.
+struct KernelLimits {
+  int head_dim;  // compiled, padded
+  int element_bytes;
+  int block;  // streamed positions in a tile at most
+  int row_tiles;
+  int columns_bytes;    // of the kernel's tables
+  int shared_bytes;     // of a CTA at most
+  int sm_shared_bytes;  // of a multiprocessor
+  int sm_warps;         // of this kernel that a multiprocessor has registers for
+};
+
+// Cuts `pass` of `problem`; returns the predicted clocks of a multiprocessor, or -1 where nothing
+// fits its shared memory.
+double make_sweep(const Problem& problem, Pass pass, const KernelLimits& limits, Sweep& sweep);
+
+std::string str(const Sweep& sweep);
+
+}  // namespace jax_na::cuda

@@ -1,0 +1,38 @@
+// cp.async: copies from global to shared memory that bypass the registers.
+#pragma once
+
+#include <cstdint>
+
+namespace jax_na::cuda::ptx {
+
+// Copies 16 bytes, or writes 16 zeros without reading where `valid` is false. Both addresses are
+// aligned to 16 bytes.
+__device__ __forceinline__ void cp_async(uint32_t to, const void* from, bool valid) {
+  int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(to), "l"(from), "r"(bytes)
+               : "memory");
+}
+
+// The same for 4 bytes.
+__device__ __forceinline__ void cp_async_4(uint32_t to, const void* from, bool valid) {
+  int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+               :
+               : "r"(to), "l"(from), "r"(bytes)
+               : "memory");
+}
+
+// Ends a group of copies.
+__device__ __forceinline__ void cp_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits until at most `kPending` of this thread's groups are under way.
+template <int kPending>
+__device__ __forceinline__ void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+}  // namespace jax_na::cuda::ptx

@@ -1,0 +1,20 @@
+// Single instructions of arithmetic.
+#pragma once
+
+#include <cstdint>
+
+namespace jax_na::cuda::ptx {
+
+// 2^x to 2 ulp; exp2(-inf) is 0.
+__device__ __forceinline__ float exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// The upper 32 bits of a product.
+__device__ __forceinline__ uint32_t mul_high(uint32_t a, uint32_t b) {
+  return __umulhi(a, b);
+}
+
+}  // namespace jax_na::cuda::ptx
