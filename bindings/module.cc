@@ -14,6 +14,10 @@
 #include "core/plan.h"
 #include "cpu/handlers.h"
 #include "cpu/kernels.h"
+#ifdef JAX_NA_CUDA
+#include "cuda/handlers.h"
+#include "cuda/launch.h"
+#endif
 
 namespace nb = nanobind;
 
@@ -64,13 +68,13 @@ Bounds intervals(const Axis& axis, Find find) {
   return bounds;
 }
 
-jax_na::Plan plan_of(const std::string& pass, int64_t batch, int heads, int kv_heads, int head_dim,
-                     int value_dim, int additional, const Triple& length, const Triple& window,
-                     const Triple& stride, const Triple& dilation,
-                     const std::array<bool, jax_na::kMaxRank>& causal,
-                     const std::array<std::string, jax_na::kMaxRank>& boundary, int bytes) {
+jax_na::Problem problem_of(int64_t batch, int heads, int kv_heads, int head_dim, int value_dim,
+                           int additional, const Triple& length, const Triple& window,
+                           const Triple& stride, const Triple& dilation,
+                           const std::array<bool, jax_na::kMaxRank>& causal,
+                           const std::array<std::string, jax_na::kMaxRank>& boundary) {
   if (batch < 1 || kv_heads < 1 || heads < kv_heads || head_dim < 1 || value_dim < 1 ||
-      additional < 0 || (bytes != 4 && bytes != 8))
+      additional < 0)
     throw std::invalid_argument("the sizes of the problem should be positive");
   jax_na::Problem problem;
   problem.batch = batch;
@@ -81,6 +85,11 @@ jax_na::Plan plan_of(const std::string& pass, int64_t batch, int heads, int kv_h
   problem.additional = additional;
   for (int a = 0; a < jax_na::kMaxRank; ++a)
     problem.axes[a] = axis_of(length[a], window[a], stride[a], dilation[a], causal[a], boundary[a]);
+  return problem;
+}
+
+jax_na::Plan plan_of(const std::string& pass, const jax_na::Problem& problem, int bytes) {
+  if (bytes != 4 && bytes != 8) throw std::invalid_argument("bytes should be 4 or 8");
   jax_na::Pass which = jax_na::Pass::kForward;
   if (pass == "query_gradient")
     which = jax_na::Pass::kQueryGradient;
@@ -90,6 +99,14 @@ jax_na::Plan plan_of(const std::string& pass, int64_t batch, int heads, int kv_h
     throw std::invalid_argument(
         "pass should be 'forward', 'query_gradient' or 'key_gradient', but got '" + pass + "'");
   return jax_na::make_cpu_plan(problem, which, jax_na::kernels().vector_bytes / bytes, bytes);
+}
+
+// Dictionary of a custom call's stages.
+nb::dict stages(XLA_FFI_Handler* execute, XLA_FFI_Handler* initialize) {
+  nb::dict all;
+  all["execute"] = nb::capsule(reinterpret_cast<void*>(execute));
+  if (initialize != nullptr) all["initialize"] = nb::capsule(reinterpret_cast<void*>(initialize));
+  return all;
 }
 
 std::vector<std::vector<Triple>> spans_of(const jax_na::Plan& plan) {
@@ -110,13 +127,23 @@ NB_MODULE(_core, m) {
   m.attr("cpu_instruction_set") = jax_na::kernels().instruction_set;
   m.def(
       "handlers",
-      [] {
+      [](const std::string& platform) {
         nb::dict handlers;
-        handlers["jax_na_cpu_forward"] = nb::capsule(reinterpret_cast<void*>(jax_na_cpu_forward));
-        handlers["jax_na_cpu_backward"] = nb::capsule(reinterpret_cast<void*>(jax_na_cpu_backward));
+        if (platform == "cpu") {
+          handlers["jax_na_cpu_forward"] = stages(jax_na_cpu_forward, nullptr);
+          handlers["jax_na_cpu_backward"] = stages(jax_na_cpu_backward, nullptr);
+        }
+#ifdef JAX_NA_CUDA
+        if (platform == "cuda") {
+          handlers["jax_na_cuda_fused_forward"] =
+              stages(jax_na_cuda_fused_forward, jax_na_cuda_initialize);
+          handlers["jax_na_cuda_fused_backward"] =
+              stages(jax_na_cuda_fused_backward, jax_na_cuda_initialize);
+        }
+#endif
         return handlers;
       },
-      "Custom-call targets of the CPU, by name.");
+      nb::arg("platform"), "Custom-call targets of a platform, by name and stage.");
 
   m.def(
       "windows",
@@ -169,9 +196,22 @@ NB_MODULE(_core, m) {
       .def_ro("visited", &jax_na::Plan::visited)
       .def_ro("packed", &jax_na::Plan::packed)
       .def("__str__", &jax_na::Plan::str);
-  m.def("cpu_plan", plan_of, nb::arg("which"), nb::arg("batch"), nb::arg("heads"),
-        nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("value_dim"), nb::arg("additional"),
-        nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"),
-        nb::arg("is_causal"), nb::arg("boundary"), nb::arg("bytes"),
-        "The plan of one pass; axes are z, y, x.");
+  nb::class_<jax_na::Problem>(m, "Problem", "Sizes and axes (z, y, x) of an attention problem.")
+      .def_static("of", problem_of, nb::arg("batch"), nb::arg("heads"), nb::arg("kv_heads"),
+                  nb::arg("head_dim"), nb::arg("value_dim"), nb::arg("additional"),
+                  nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"),
+                  nb::arg("dilation"), nb::arg("is_causal"), nb::arg("boundary"));
+  m.def("cpu_plan", plan_of, nb::arg("which"), nb::arg("problem"), nb::arg("bytes"),
+        "The plan of one pass of the CPU kernels.");
+#ifdef JAX_NA_CUDA
+  m.attr("has_cuda") = true;
+  m.def(
+      "cuda_fused_backward_workspace",
+      [](const jax_na::Problem& problem) {
+        return jax_na::cuda::fused_backward_workspace(problem);
+      },
+      nb::arg("problem"), "Bytes of scratch space that the fused CUDA backward pass needs.");
+#else
+  m.attr("has_cuda") = false;
+#endif
 }

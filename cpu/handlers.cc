@@ -6,9 +6,10 @@
 #include <new>
 #include <string>
 
-#include "cpu/arguments.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "ffi/arguments.h"
+#include "ffi/bindings.h"
 
 namespace jax_na {
 namespace {
@@ -59,17 +60,10 @@ Error forward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer va
               Entries stride, Entries dilation, Entries causal, Entries boundary, double scale) {
   Problem problem;
   Stored stored;
-  Inputs inputs{query, key, value, additional_keys, additional_values, bias, origins};
-  if (Error e = read_problem(inputs, {length, window, stride, dilation, causal, boundary, scale},
-                             problem, stored);
-      e.failure())
-    return e;
-  Entries q = query.dimensions();
-  if (Error e = expect("out", *out, stored_type(stored),
-                       {q[0], q[1], q[2], q[3], q[4], problem.value_dim});
-      e.failure())
-    return e;
-  if (Error e = expect("lse", *lse, compute_type(stored), {q[0], q[1], q[2], q[3], q[4]});
+  if (Error e = read_forward(
+          {query, key, value, additional_keys, additional_values, bias, origins}, {*out, *lse},
+          {length, window, stride, dilation, causal, boundary, scale}, Memory::kHost, problem,
+          stored);
       e.failure())
     return e;
   if (lse->element_count() == 0) return Error::Success();
@@ -99,38 +93,11 @@ Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer v
                Entries stride, Entries dilation, Entries causal, Entries boundary, double scale) {
   Problem p;
   Stored stored;
-  Inputs inputs{query, key, value, additional_keys, additional_values, bias, origins};
-  if (Error e = read_problem(inputs, {length, window, stride, dilation, causal, boundary, scale}, p,
-                             stored);
-      e.failure())
-    return e;
-  const ffi::DataType type = stored_type(stored), compute = compute_type(stored);
-  Entries q = query.dimensions(), k = key.dimensions(), b = bias.dimensions();
-  if (Error e = expect("out", out, type, {q[0], q[1], q[2], q[3], q[4], p.value_dim}); e.failure())
-    return e;
-  if (Error e = expect("lse", lse, compute, {q[0], q[1], q[2], q[3], q[4]}); e.failure()) return e;
-  if (Error e = expect("dout", dout, type, {q[0], q[1], q[2], q[3], q[4], p.value_dim});
-      e.failure())
-    return e;
-  if (Error e = expect("dlse", dlse, compute, {q[0], q[1], q[2], q[3], q[4]}); e.failure())
-    return e;
-  if (Error e = expect("dquery", *dquery, type, {q[0], q[1], q[2], q[3], q[4], q[5]}); e.failure())
-    return e;
-  if (Error e = expect("dkey", *dkey, type, {k[0], k[1], k[2], k[3], k[4], k[5]}); e.failure())
-    return e;
-  if (Error e = expect("dvalue", *dvalue, type, {k[0], k[1], k[2], k[3], k[4], p.value_dim});
-      e.failure())
-    return e;
-  if (Error e = expect("dadditional_keys", *dadditional_keys, type,
-                       {p.batch, p.additional, p.kv_heads, p.head_dim});
-      e.failure())
-    return e;
-  if (Error e = expect("dadditional_values", *dadditional_values, type,
-                       {p.batch, p.additional, p.kv_heads, p.value_dim});
-      e.failure())
-    return e;
-  const int64_t dbias_batch = p.bias_batch == 0 ? 0 : p.batch;
-  if (Error e = expect("dbias", *dbias, compute, {dbias_batch, b[1], b[2], b[3], b[4]});
+  if (Error e = read_backward(
+          {query, key, value, additional_keys, additional_values, bias, origins},
+          {out, lse, dout, dlse},
+          {*dquery, *dkey, *dvalue, *dadditional_keys, *dadditional_values, *dbias},
+          {length, window, stride, dilation, causal, boundary, scale}, Memory::kHost, p, stored);
       e.failure())
     return e;
   if (lse.element_count() == 0) {
@@ -192,43 +159,17 @@ Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer v
 }  // namespace
 }  // namespace jax_na
 
-#define JAX_NA_INPUTS                                          \
-  Ctx<xla::ffi::ThreadPool>()                                  \
-      .Arg<xla::ffi::AnyBuffer>() /* query */                  \
-      .Arg<xla::ffi::AnyBuffer>() /* key */                    \
-      .Arg<xla::ffi::AnyBuffer>() /* value */                  \
-      .Arg<xla::ffi::AnyBuffer>() /* additional_keys */        \
-      .Arg<xla::ffi::AnyBuffer>() /* additional_values */      \
-      .Arg<xla::ffi::AnyBuffer>() /* relative_position_bias */ \
-      .Arg<xla::ffi::AnyBuffer>() /* origins */
-
-#define JAX_NA_ATTRIBUTES                                 \
-  Attr<xla::ffi::Span<const int64_t>>("length")           \
-      .Attr<xla::ffi::Span<const int64_t>>("kernel_size") \
-      .Attr<xla::ffi::Span<const int64_t>>("stride")      \
-      .Attr<xla::ffi::Span<const int64_t>>("dilation")    \
-      .Attr<xla::ffi::Span<const int64_t>>("is_causal")   \
-      .Attr<xla::ffi::Span<const int64_t>>("boundary")    \
-      .Attr<double>("scale")
-
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cpu_forward, jax_na::forward,
                               xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
                                   .JAX_NA_INPUTS
-                                  .Ret<xla::ffi::AnyBuffer>()  // out
-                                  .Ret<xla::ffi::AnyBuffer>()  // lse
+                                  .JAX_NA_RESULTS
                                   .JAX_NA_ATTRIBUTES);
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cpu_backward, jax_na::backward,
                               xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
                                   .JAX_NA_INPUTS
-                                  .Arg<xla::ffi::AnyBuffer>()  // out
-                                  .Arg<xla::ffi::AnyBuffer>()  // lse
-                                  .Arg<xla::ffi::AnyBuffer>()  // dout
-                                  .Arg<xla::ffi::AnyBuffer>()  // dlse
-                                  .Ret<xla::ffi::AnyBuffer>()  // dquery
-                                  .Ret<xla::ffi::AnyBuffer>()  // dkey
-                                  .Ret<xla::ffi::AnyBuffer>()  // dvalue
-                                  .Ret<xla::ffi::AnyBuffer>()  // dadditional_keys
-                                  .Ret<xla::ffi::AnyBuffer>()  // dadditional_values
-                                  .Ret<xla::ffi::AnyBuffer>()  // dbias
+                                  .JAX_NA_BACKWARD_INPUTS
+                                  .JAX_NA_GRADIENTS
                                   .JAX_NA_ATTRIBUTES);

@@ -26,7 +26,7 @@ std::string fused_forward(const Forward& arguments, cudaStream_t stream) {
                   arguments.precision, &arguments, stream);
 }
 
-int64_t fused_backward_workspace(const Problem& problem, Stored) {
+int64_t fused_backward_workspace(const Problem& problem) {
   return delta_bytes(problem) + align(additional_gradient_workspace(problem));
 }
 

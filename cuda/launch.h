@@ -58,13 +58,9 @@ struct Backward {
 
 // Each launches on `stream` without allocating or waiting, and returns an empty text or what is
 // wrong.
-std::string naive_forward(const Forward& arguments, cudaStream_t stream);
-std::string naive_backward(const Backward& arguments, cudaStream_t stream);
-int64_t naive_backward_workspace(const Problem& problem, Stored stored);
-
 std::string fused_forward(const Forward& arguments, cudaStream_t stream);
 std::string fused_backward(const Backward& arguments, cudaStream_t stream);
-int64_t fused_backward_workspace(const Problem& problem, Stored stored);
+int64_t fused_backward_workspace(const Problem& problem);
 
 // Loads every kernel of the library, so that no launch has to.
 std::string load_kernels();

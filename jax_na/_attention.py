@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_na import _ffi, _xla
 from jax_na._arguments import Arguments, read_arguments, read_precision, window_of
-from jax_na._implementations import candidates, require_fused
+from jax_na._implementations import candidates, fused_kernels, require_fused
 from jax_na._operation import NO_JVP, Call, operation
 from jax_na._window import Boundary
 
@@ -110,8 +110,9 @@ def _fused(
         ]
     )
     origins = jnp.zeros((2, 3), jnp.int32)
+    kernels = fused_kernels(a.query.dtype, a.query.shape[-1], a.value.shape[-1])
     try:
-        results: Any = _attend(Call(geometry, precision, anywhere), *operands, origins)
+        results: Any = _attend(Call(geometry, precision, kernels, anywhere), *operands, origins)
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
@@ -155,7 +156,7 @@ def _run(
             if name == "xla":
                 return _pure(a, precision)
             if name == "fused":
-                require_fused()
+                require_fused(a.query.dtype, a.query.shape[-1], a.value.shape[-1])
             return _fused(a, precision, anywhere=name is None)
         except NotImplementedError as refusal:
             refusals.append(str(refusal))
@@ -209,8 +210,9 @@ def neighborhood_attention(
       implementation: "fused" (compiled kernels), "xla" (pure JAX: any platform, any derivative), a
         sequence of names to try in order, or None for the best one of the platform that is compiled
         for; see :func:`implementations`.
-      precision: of the matrix products of "xla", as in ``jax.numpy.einsum``. The CPU kernels always
-        compute in full float32 (float64 for float64).
+      precision: of the matrix products, as in ``jax.numpy.einsum``. Float32 on CUDA is multiplied
+        in TF32 by default, and to float32's accuracy with anything above "default". The CPU kernels
+        always compute in full float32 (float64 for float64).
       return_lse: also return the log-sum-exp of the scores.
 
     Returns:

@@ -2,6 +2,7 @@ from typing import Any
 
 ffi_api_version: tuple[int, int]
 cpu_instruction_set: str
+has_cuda: bool
 
 class Plan:
     @property
@@ -25,7 +26,7 @@ class Plan:
     @property
     def packed(self) -> int: ...
 
-def handlers() -> dict[str, Any]: ...
+def handlers(platform: str) -> dict[str, dict[str, Any]]: ...
 def windows(
     length: int, kernel_size: int, stride: int, dilation: int, is_causal: bool, boundary: str
 ) -> tuple[list[int], list[int]]: ...
@@ -41,19 +42,23 @@ def box_bounds(
     begin: int,
     end: int,
 ) -> list[tuple[int, int]]: ...
-def cpu_plan(
-    which: str,
-    batch: int,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    value_dim: int,
-    additional: int,
-    length: tuple[int, ...],
-    kernel_size: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-    is_causal: tuple[bool, ...],
-    boundary: tuple[str, ...],
-    bytes: int,
-) -> Plan: ...
+
+class Problem:
+    @staticmethod
+    def of(
+        batch: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        value_dim: int,
+        additional: int,
+        length: tuple[int, ...],
+        kernel_size: tuple[int, ...],
+        stride: tuple[int, ...],
+        dilation: tuple[int, ...],
+        is_causal: tuple[bool, ...],
+        boundary: tuple[str, ...],
+    ) -> Problem: ...
+
+def cpu_plan(which: str, problem: Problem, bytes: int) -> Plan: ...
+def cuda_fused_backward_workspace(problem: Problem) -> int: ...

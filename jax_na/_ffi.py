@@ -13,8 +13,11 @@ import numpy as np
 from jax_na import _core
 from jax_na._window import BOUNDARIES, Boundary
 
-FORWARD = "jax_na_cpu_forward"
-BACKWARD = "jax_na_cpu_backward"
+#: Where there are custom calls, as (platform, implementation).
+TARGETS = {
+    ("cpu", "fused"): "jax_na_cpu",
+    ("cuda", "fused"): "jax_na_cuda_fused",
+}
 
 
 def _runtime_ffi_version() -> tuple[int, int]:
@@ -37,8 +40,9 @@ def _register() -> None:
             f"jax_na was built for XLA FFI API {built[0]}.{built[1]}, but the installed jaxlib has "
             f"{runtime[0]}.{runtime[1]}: upgrade jax and jaxlib (0.9.1 or later)"
         )
-    for name, handler in _core.handlers().items():
-        jax.ffi.register_ffi_target(name, handler, platform="cpu", api_version=1)
+    for platform, xla_name in (("cpu", "cpu"), ("cuda", "CUDA")):
+        for name, stages in _core.handlers(platform).items():
+            jax.ffi.register_ffi_target(name, stages, platform=xla_name, api_version=1)
 
 
 _register()
@@ -114,23 +118,69 @@ def backward_results(query, key, value, additional_keys, additional_values, bias
     )
 
 
-def forward(geometry: Geometry, *operands: jax.Array):
-    """out [B, z, y, x, N, Dv] and lse [B, z, y, x, N] by the CPU custom call.
+def _extra_attributes(platform: str, precision: jax.lax.Precision | None) -> dict[str, np.int64]:
+    if platform == "cpu":
+        return {}
+    highest = precision not in (None, jax.lax.Precision.DEFAULT)
+    return {"precision": np.int64(highest)}
 
-    Operands: query [B, z, y, x, N, D], key [.., K, D], value [.., K, Dv], additional_keys [B, S, K,
-      D],
-    additional_values [B, S, K, Dv] (S = 0: none), bias [0 | 1 | B, N, 2w-1 per axis], origins int32
-    [2, 3].
+
+def forward(
+    geometry: Geometry,
+    platform: str,
+    implementation: str,
+    precision: jax.lax.Precision | None,
+    *operands: jax.Array,
+):
+    """out [B, z, y, x, N, Dv] and lse [B, z, y, x, N] by a custom call.
+
+    Operands: query [B, z, y, x, N, D], key [.., K, D], value [.., K, Dv], additional_keys
+    [B, S, K, D], additional_values [B, S, K, Dv] (S = 0: none), bias [0 | 1 | B, N, 2w-1 per axis],
+    origins int32 [2, 3].
     """
-    return jax.ffi.ffi_call(FORWARD, forward_results(*operands))(*operands, **geometry.attributes())
+    call = jax.ffi.ffi_call(
+        TARGETS[platform, implementation] + "_forward", forward_results(*operands)
+    )
+    return call(*operands, **geometry.attributes(), **_extra_attributes(platform, precision))
 
 
-def backward(geometry: Geometry, *operands: jax.Array):
-    """The gradients of the first six operands by the CPU custom call; that of bias is [B, N, 2w-1
-    per axis], unsummed.
+def backward(
+    geometry: Geometry,
+    platform: str,
+    implementation: str,
+    precision: jax.lax.Precision | None,
+    *operands: jax.Array,
+):
+    """The gradients of the first six operands by a custom call; that of bias is [B, N, 2w-1 per
+    axis], unsummed.
 
     Operands: those of :func:`forward`, then out, lse and their cotangents.
     """
-    return jax.ffi.ffi_call(BACKWARD, backward_results(*operands))(
-        *operands, **geometry.attributes()
+    results = backward_results(*operands)
+    if platform == "cuda":
+        results = (*results, _workspace(geometry, *operands[:4]))
+    call = jax.ffi.ffi_call(TARGETS[platform, implementation] + "_backward", results)
+    found = call(*operands, **geometry.attributes(), **_extra_attributes(platform, precision))
+    return tuple(found[:6])
+
+
+def _workspace(geometry: Geometry, query, key, value, additional_keys):
+    """The type of the scratch space of the CUDA backward pass."""
+    problem = _core.Problem.of(
+        max(query.shape[0], 1),
+        query.shape[-2],
+        key.shape[-2],
+        query.shape[-1],
+        value.shape[-1],
+        additional_keys.shape[1],
+        geometry.length,
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.dilation,
+        geometry.is_causal,
+        geometry.boundary,
     )
+    size = _core.cuda_fused_backward_workspace(problem)
+    aval = jax.typeof(query)
+    sharding = aval.sharding.update(spec=jax.sharding.PartitionSpec(None))
+    return aval.update(shape=(size,), dtype=jnp.dtype(jnp.uint8), sharding=sharding)

@@ -1,4 +1,4 @@
-"""Which implementations there are, and which of them run here."""
+"""Which implementations there are, and which of them run a problem on a platform."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from jax_na import _core
 
 NAMES = ("fused", "xla")
+
+#: What the fused CUDA kernels can do.
+CUDA_DTYPES = ("float32", "bfloat16", "float16")
+CUDA_HEAD_DIMS = "a multiple of 8 up to 256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,34 +29,73 @@ class Implementation:
         return f"{self.name}: {'available' if self.available else 'not available'}; {self.reason}"
 
 
+def _platform(name: str | None) -> str:
+    name = jax.default_backend() if name is None else name
+    return "cuda" if name == "gpu" else name  # JAX's other name for it
+
+
 def implementations(platform: str | None = None) -> tuple[Implementation, ...]:
     """Lists every implementation and whether it runs on `platform` ("cpu", "cuda", "tpu", ...;
     default: JAX's default).
 
-    The first available one is what ``implementation=None`` runs there.
+    The first available one is what ``implementation=None`` runs there, where it can do the problem.
     """
-    platform = jax.default_backend() if platform is None else platform
+    platform = _platform(platform)
+    fused = platform == "cpu" or (platform == "cuda" and _core.has_cuda)
     if platform == "cpu":
         reason = (
             f"compiled CPU kernels ({_core.cpu_instruction_set}); first derivatives in reverse mode"
         )
+    elif fused:
+        reason = (
+            f"tensor-core kernels for {', '.join(CUDA_DTYPES)} and head dimensions of "
+            f"{CUDA_HEAD_DIMS}, from compute capability 8.0 on; first derivatives in reverse "
+            "mode; implementation=None runs 'xla' for other problems"
+        )
+    elif platform == "cuda":
+        reason = (
+            "this jax_na was built without a CUDA compiler: implementation=None runs 'xla' there"
+        )
     else:
         reason = (
-            f"there are no compiled kernels for {platform!r} yet: "
-            "implementation=None runs 'xla' there"
+            f"there are no compiled kernels for {platform!r}: implementation=None runs 'xla' there"
         )
     return (
-        Implementation("fused", platform == "cpu", reason),
+        Implementation("fused", fused, reason),
         Implementation("xla", True, "pure JAX on any platform, differentiable any number of times"),
     )
 
 
-def require_fused() -> None:
-    """Raises where implementation="fused" cannot run on the default platform."""
+def _cuda_refusal(dtype: jnp.dtype, head_dim: int, value_dim: int) -> str:
+    """Why the fused CUDA kernels cannot do a problem; empty where they can."""
+    if dtype.name not in CUDA_DTYPES:
+        return f"its CUDA kernels take {', '.join(CUDA_DTYPES)}, but got {dtype.name}"
+    for name, features in (("head_dim", head_dim), ("value_dim", value_dim)):
+        if features % 8 or not 8 <= features <= 256:
+            return f"its CUDA kernels take a {name} that is {CUDA_HEAD_DIMS}, but got {features}"
+    return ""
+
+
+def fused_kernels(dtype: jnp.dtype, head_dim: int, value_dim: int) -> tuple[tuple[str, str], ...]:
+    """The compiled kernels that can do a problem, as (platform, implementation)."""
+    kernels = [("cpu", "fused")]
+    if _core.has_cuda and not _cuda_refusal(dtype, head_dim, value_dim):
+        kernels.append(("cuda", "fused"))
+    return tuple(kernels)
+
+
+def require_fused(dtype: jnp.dtype, head_dim: int, value_dim: int) -> None:
+    """Raises where implementation="fused" cannot do a problem on the default platform."""
     fused = implementations()[0]
     if not fused.available:
         raise NotImplementedError(
             f"jax_na: implementation='fused' is not available: {fused.reason}"
+        )
+    refusal = _platform(None) == "cuda" and _cuda_refusal(dtype, head_dim, value_dim)
+    if refusal:
+        raise NotImplementedError(
+            f"jax_na: implementation='fused' cannot do this problem: {refusal}; pass "
+            "implementation='xla'"
         )
 
 

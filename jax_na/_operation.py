@@ -31,8 +31,9 @@ class Call:
 
     geometry: _ffi.Geometry
     precision: jax.lax.Precision | None
-    # Whether platforms without compiled kernels run pure JAX (implementation=None) or are refused
-    # ("fused").
+    # The compiled kernels that run, by platform.
+    kernels: tuple[tuple[str, str], ...]
+    # Whether other platforms run pure JAX (implementation=None) or are refused.
     anywhere: bool
 
 
@@ -108,9 +109,14 @@ _KINDS = {
 
 
 def _per_platform(call: Call, kind: _Kind) -> Callable[..., Any]:
-    compiled = functools.partial(kind.compiled, call.geometry)
+    branches = {
+        platform: functools.partial(
+            kind.compiled, call.geometry, platform, implementation, call.precision
+        )
+        for platform, implementation in call.kernels
+    }
     if not call.anywhere:
-        return lambda *operands: jax.lax.platform_dependent(*operands, cpu=compiled)
+        return lambda *operands: jax.lax.platform_dependent(*operands, **branches)
     # Jitted, since custom_partitioning takes no function that closes over constants (its tables): a
     # jit keeps them inside.
     pure = jax.jit(functools.partial(kind.pure, call))
@@ -118,7 +124,7 @@ def _per_platform(call: Call, kind: _Kind) -> Callable[..., Any]:
     def default(*operands):
         return without_explicit_axes(pure, kind.results(*operands), operands)
 
-    return lambda *operands: jax.lax.platform_dependent(*operands, cpu=compiled, default=default)
+    return lambda *operands: jax.lax.platform_dependent(*operands, **branches, default=default)
 
 
 def _shape(operands: tuple[jax.Array, ...]) -> tuple[int, int, int]:

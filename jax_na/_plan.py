@@ -105,8 +105,7 @@ def plan(
         )
     w = window.resolve(spatial)
     lead = 3 - w.rank
-    found = _core.cpu_plan(
-        which,
+    problem = _core.Problem.of(
         batch,
         heads,
         heads if kv_heads is None else kv_heads,
@@ -119,8 +118,8 @@ def plan(
         (1,) * lead + w.dilation,
         (False,) * lead + w.is_causal,
         ("shift",) * lead + w.boundary,
-        8 if jnp.dtype(dtype) == jnp.float64 else 4,
     )
+    found = _core.cpu_plan(which, problem, 8 if jnp.dtype(dtype) == jnp.float64 else 4)
     return Plan(
         which=which,
         spatial=tuple(spatial),

@@ -1,8 +1,9 @@
-#include "cpu/arguments.h"
+#include "ffi/arguments.h"
 
 #include <algorithm>
 #include <limits>
 #include <sstream>
+#include <vector>
 
 namespace jax_na {
 namespace {
@@ -58,45 +59,45 @@ Error read_axis(const Attributes& attributes, int a, Axis& axis) {
 }
 
 // Where the slabs lie on the axis; a periodic axis may be held with a halo of up to its own length
-// on either side.
+// on either side. Origins on a device are unknown here: a kernel meets nothing that a slab does not
+// hold, whatever they are.
 Error read_slabs(const int32_t* origins, int64_t queries, int64_t keys, int a, Axis& axis) {
   const int64_t halo = axis.boundary == Boundary::kWrap ? axis.length : 0;
-  const int64_t query_origin = origins[a], key_origin = origins[kMaxRank + a];
+  const int64_t query_origin = origins != nullptr ? origins[a] : 0;
+  const int64_t key_origin = origins != nullptr ? origins[kMaxRank + a] : -halo;
   if (query_origin < 0 || query_origin + queries > axis.length)
     return invalid("the queries [", query_origin, ", ", query_origin + queries,
                    ") should lie in axis ", a, " of length ", axis.length);
   if (keys < 1 || key_origin < -halo || key_origin + keys > axis.length + halo)
     return invalid("the keys [", key_origin, ", ", key_origin + keys, ") should lie in axis ", a,
                    " of length ", axis.length);
-  axis.query_origin = static_cast<int>(query_origin);
   axis.query_count = static_cast<int>(queries);
-  axis.key_origin = static_cast<int>(key_origin);
   axis.key_count = static_cast<int>(keys);
+  if (origins != nullptr) {
+    axis.query_origin = static_cast<int>(query_origin);
+    axis.key_origin = static_cast<int>(key_origin);
+  }
   return Error::Success();
 }
 
-}  // namespace
-
-DataType stored_type(Stored stored) {
-  constexpr DataType kTypes[] = {DataType::F32, DataType::F64, DataType::BF16, DataType::F16};
-  return kTypes[static_cast<int>(stored)];
-}
 DataType compute_type(Stored stored) {
   return stored == Stored::kFloat64 ? DataType::F64 : DataType::F32;
 }
 
+// Checks that a tensor has exactly this type and shape.
 Error expect(const char* name, const AnyBuffer& buffer, DataType type,
-             std::initializer_list<int64_t> shape) {
+             const std::vector<int64_t>& shape) {
   if (buffer.element_type() != type)
     return invalid(name, " has an element type that does not fit the query's");
   ffi::Span<const int64_t> dims = buffer.dimensions();
   if (dims.size() != shape.size() || !std::equal(shape.begin(), shape.end(), dims.begin()))
-    return invalid(name, " should be of shape ", shape_text({shape.begin(), shape.size()}),
+    return invalid(name, " should be of shape ", shape_text({shape.data(), shape.size()}),
                    ", but got ", shape_text(dims));
   return Error::Success();
 }
 
-Error read_problem(const Inputs& inputs, const Attributes& attributes, Problem& p, Stored& stored) {
+Error read_problem(const Inputs& inputs, const Attributes& attributes, Memory memory, Problem& p,
+                   Stored& stored) {
   switch (inputs.query.element_type()) {
     case DataType::F32:
       stored = Stored::kFloat32;
@@ -137,9 +138,11 @@ Error read_problem(const Inputs& inputs, const Attributes& attributes, Problem& 
                        shape_text(*shape));
   if (Error e = expect("origins", inputs.origins, DataType::S32, {2, kMaxRank}); e.failure())
     return e;
+  const auto* origins = memory == Memory::kHost
+                            ? static_cast<const int32_t*>(inputs.origins.untyped_data())
+                            : nullptr;
   for (int a = 0; a < kMaxRank; ++a)
-    if (Error e = read_slabs(static_cast<const int32_t*>(inputs.origins.untyped_data()),
-                             query[1 + a], key[1 + a], a, p.axes[a]);
+    if (Error e = read_slabs(origins, query[1 + a], key[1 + a], a, p.axes[a]);
         e.failure())
       return e;
   const int64_t heads = query[4], head_dim = query[5], kv_heads = key[4], value_dim = value[5];
@@ -180,6 +183,69 @@ Error read_problem(const Inputs& inputs, const Attributes& attributes, Problem& 
   return expect("relative_position_bias", inputs.bias, compute_type(stored),
                 {bias[0], heads, 2 * p.axes[0].window - 1, 2 * p.axes[1].window - 1,
                  2 * p.axes[2].window - 1});
+}
+
+struct Expected {
+  const char* name;
+  const AnyBuffer& buffer;
+  DataType type;
+  std::vector<int64_t> shape;
+};
+
+Error expect_all(std::initializer_list<Expected> all) {
+  for (const Expected& one : all)
+    if (Error e = expect(one.name, one.buffer, one.type, one.shape); e.failure()) return e;
+  return Error::Success();
+}
+
+// Shapes of results, from those of the inputs.
+struct Shapes {
+  std::vector<int64_t> query, out, lse, key, value, additional_keys, additional_values, dbias;
+
+  Shapes(const Inputs& inputs, const Problem& p) {
+    auto dims = [](const AnyBuffer& buffer) {
+      return std::vector<int64_t>(buffer.dimensions().begin(), buffer.dimensions().end());
+    };
+    query = out = lse = dims(inputs.query);
+    out.back() = p.value_dim;
+    lse.pop_back();
+    key = dims(inputs.key);
+    value = dims(inputs.value);
+    additional_keys = dims(inputs.additional_keys);
+    additional_values = dims(inputs.additional_values);
+    dbias = dims(inputs.bias);
+    dbias[0] = p.bias_batch == 0 ? 0 : p.batch;
+  }
+};
+
+}  // namespace
+
+Error read_forward(const Inputs& inputs, const ForwardResults& results,
+                   const Attributes& attributes, Memory origins, Problem& problem,
+                   Stored& stored) {
+  if (Error e = read_problem(inputs, attributes, origins, problem, stored); e.failure()) return e;
+  const Shapes shapes(inputs, problem);
+  return expect_all({{"out", results.out, inputs.query.element_type(), shapes.out},
+                     {"lse", results.lse, compute_type(stored), shapes.lse}});
+}
+
+Error read_backward(const Inputs& inputs, const BackwardInputs& more,
+                    const BackwardResults& results, const Attributes& attributes, Memory origins,
+                    Problem& problem, Stored& stored) {
+  if (Error e = read_problem(inputs, attributes, origins, problem, stored); e.failure()) return e;
+  const Shapes shapes(inputs, problem);
+  const DataType type = inputs.query.element_type(), compute = compute_type(stored);
+  return expect_all(
+      {{"out", more.out, type, shapes.out},
+       {"lse", more.lse, compute, shapes.lse},
+       {"dout", more.dout, type, shapes.out},
+       {"dlse", more.dlse, compute, shapes.lse},
+       {"dquery", results.dquery, type, shapes.query},
+       {"dkey", results.dkey, type, shapes.key},
+       {"dvalue", results.dvalue, type, shapes.value},
+       {"dadditional_keys", results.dadditional_keys, type, shapes.additional_keys},
+       {"dadditional_values", results.dadditional_values, type, shapes.additional_values},
+       {"dbias", results.dbias, compute, shapes.dbias}});
 }
 
 }  // namespace jax_na

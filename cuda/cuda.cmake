@@ -1,0 +1,58 @@
+# The CUDA kernels, where there is a CUDA compiler: adds them and their handlers to _core.
+
+if(JAX_NA_CUDA STREQUAL "AUTO")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(NOT CMAKE_CUDA_COMPILER)
+    message(STATUS "No CUDA compiler was found: jax_na is built for CPUs alone")
+    return()
+  endif()
+elseif(NOT JAX_NA_CUDA)
+  return()
+endif()
+
+set(CMAKE_CUDA_ARCHITECTURES OFF) # each file names its own
+enable_language(CUDA)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
+  message(FATAL_ERROR "The CUDA kernels need CUDA 12.4 or later, but nvcc is "
+    "${CMAKE_CUDA_COMPILER_VERSION}; -DJAX_NA_CUDA=OFF builds for CPUs alone")
+endif()
+set(CMAKE_CUDA_STANDARD 17)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_EXTENSIONS OFF)
+find_package(CUDAToolkit REQUIRED)
+
+# Machine code for Ampere and Ada (8.x) and for Hopper (9.0), and PTX for what comes after.
+set(architectures
+  "SHELL:-gencode arch=compute_80,code=sm_80" "SHELL:-gencode arch=compute_90,code=[sm_90,compute_90]")
+
+# One object library for each pass and element type: the instances of one file, from the table in
+# cuda/instances.h.
+function(jax_na_cuda_kernels name source)
+  add_library(jax_na_cuda_${name} OBJECT ${source})
+  target_include_directories(jax_na_cuda_${name} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+  target_compile_definitions(jax_na_cuda_${name} PRIVATE ${ARGN})
+  target_compile_options(jax_na_cuda_${name} PRIVATE
+    --expt-relaxed-constexpr -O3 ${architectures} -Xfatbin=-compress-all
+    "SHELL:-Xptxas -warn-lmem-usage,-warn-spills"
+    $<$<BOOL:${JAX_NA_WERROR}>:--Werror=all-warnings>)
+  set_target_properties(jax_na_cuda_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  target_sources(_core PRIVATE $<TARGET_OBJECTS:jax_na_cuda_${name}>)
+endfunction()
+
+foreach(pass forward query_gradient key_gradient)
+  jax_na_cuda_kernels(${pass}_bfloat16 cuda/${pass}/instances.cu
+    JAX_NA_ELEMENT=__nv_bfloat16 JAX_NA_TABLE=16_BIT)
+  jax_na_cuda_kernels(${pass}_float16 cuda/${pass}/instances.cu
+    JAX_NA_ELEMENT=__half JAX_NA_TABLE=16_BIT)
+  jax_na_cuda_kernels(${pass}_float32 cuda/${pass}/instances.cu
+    JAX_NA_ELEMENT=float JAX_NA_TABLE=32_BIT)
+endforeach()
+jax_na_cuda_kernels(additional_gradient cuda/additional_gradient.cu)
+
+target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/plan.cc)
+target_compile_definitions(_core PRIVATE JAX_NA_CUDA)
+target_include_directories(_core SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+# The runtime comes along, without its symbols, so that the library loads where there is no CUDA.
+target_link_libraries(_core PRIVATE CUDA::cudart_static)
+target_link_options(_core PRIVATE "LINKER:--exclude-libs,ALL")

@@ -1,0 +1,159 @@
+#include "cuda/handlers.h"
+
+#include <cuda_runtime_api.h>
+
+#include <exception>
+#include <string>
+
+#include "cuda/launch.h"
+#include "ffi/arguments.h"
+#include "ffi/bindings.h"
+
+namespace jax_na::cuda {
+namespace {
+
+namespace ffi = ::xla::ffi;
+using ffi::AnyBuffer;
+using ffi::Error;
+using Result = ffi::Result<AnyBuffer>;
+using Entries = ffi::Span<const int64_t>;
+
+// Runs `call`, which returns an empty text or what is wrong. An exception must not cross the C
+// boundary to XLA.
+template <typename Call>
+Error guarded(Call call) {
+  try {
+    const std::string wrong = call();
+    return wrong.empty() ? Error::Success() : Error::Internal("jax_na: " + wrong);
+  } catch (const std::exception& e) {
+    return Error::Internal(std::string("jax_na: ") + e.what());
+  }
+}
+
+Error initialize() {
+  return guarded(load_kernels);
+}
+
+// XLA aligns what it allocates; the kernels copy 16 bytes at a time.
+std::string check_alignment(std::initializer_list<const void*> pointers) {
+  for (const void* pointer : pointers)
+    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
+      return "a tensor is not aligned to 16 bytes";
+  return "";
+}
+
+template <auto kLaunch>
+Error forward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer value,
+              AnyBuffer additional_keys, AnyBuffer additional_values, AnyBuffer bias,
+              AnyBuffer origins, Result out, Result lse, Entries length, Entries window,
+              Entries stride, Entries dilation, Entries causal, Entries boundary, double scale,
+              int64_t precision) {
+  Forward arguments{};
+  if (Error e = read_forward(
+          {query, key, value, additional_keys, additional_values, bias, origins}, {*out, *lse},
+          {length, window, stride, dilation, causal, boundary, scale}, Memory::kDevice,
+          arguments.problem, arguments.stored);
+      e.failure())
+    return e;
+  if (lse->element_count() == 0) return Error::Success();
+  arguments.precision = precision == 0 ? Precision::kDefault : Precision::kHighest;
+  arguments.query = query.untyped_data();
+  arguments.key = key.untyped_data();
+  arguments.value = value.untyped_data();
+  arguments.additional_keys = additional_keys.untyped_data();
+  arguments.additional_values = additional_values.untyped_data();
+  arguments.bias = bias.untyped_data();
+  arguments.origins = static_cast<const int32_t*>(origins.untyped_data());
+  arguments.out = out->untyped_data();
+  arguments.lse = lse->untyped_data();
+  return guarded([&] {
+    const std::string wrong =
+        check_alignment({arguments.query, arguments.key, arguments.value, arguments.out});
+    return wrong.empty() ? kLaunch(arguments, stream) : wrong;
+  });
+}
+
+template <auto kLaunch, auto kWorkspace>
+Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer value,
+               AnyBuffer additional_keys, AnyBuffer additional_values, AnyBuffer bias,
+               AnyBuffer origins, AnyBuffer out, AnyBuffer lse, AnyBuffer dout, AnyBuffer dlse,
+               Result dquery, Result dkey, Result dvalue, Result dadditional_keys,
+               Result dadditional_values, Result dbias, Result workspace, Entries length,
+               Entries window, Entries stride, Entries dilation, Entries causal, Entries boundary,
+               double scale, int64_t precision) {
+  Backward arguments{};
+  if (Error e = read_backward(
+          {query, key, value, additional_keys, additional_values, bias, origins},
+          {out, lse, dout, dlse},
+          {*dquery, *dkey, *dvalue, *dadditional_keys, *dadditional_values, *dbias},
+          {length, window, stride, dilation, causal, boundary, scale}, Memory::kDevice,
+          arguments.problem, arguments.stored);
+      e.failure())
+    return e;
+  if (lse.element_count() == 0) {
+    for (Result* result :
+         {&dquery, &dkey, &dvalue, &dadditional_keys, &dadditional_values, &dbias}) {
+      if ((*result)->size_bytes() == 0) continue;
+      const cudaError_t status =
+          cudaMemsetAsync((*result)->untyped_data(), 0, (*result)->size_bytes(), stream);
+      if (status != cudaSuccess) return Error::Internal(cudaGetErrorString(status));
+    }
+    return Error::Success();
+  }
+  const int64_t needed = kWorkspace(arguments.problem);
+  if (static_cast<int64_t>(workspace->size_bytes()) < needed)
+    return Error::InvalidArgument("jax_na: the workspace should have " + std::to_string(needed) +
+                                  " bytes, but has " + std::to_string(workspace->size_bytes()));
+  arguments.precision = precision == 0 ? Precision::kDefault : Precision::kHighest;
+  arguments.query = query.untyped_data();
+  arguments.key = key.untyped_data();
+  arguments.value = value.untyped_data();
+  arguments.additional_keys = additional_keys.untyped_data();
+  arguments.additional_values = additional_values.untyped_data();
+  arguments.bias = bias.untyped_data();
+  arguments.origins = static_cast<const int32_t*>(origins.untyped_data());
+  arguments.out = out.untyped_data();
+  arguments.lse = lse.untyped_data();
+  arguments.dout = dout.untyped_data();
+  arguments.dlse = dlse.untyped_data();
+  arguments.dquery = dquery->untyped_data();
+  arguments.dkey = dkey->untyped_data();
+  arguments.dvalue = dvalue->untyped_data();
+  arguments.dadditional_keys = dadditional_keys->untyped_data();
+  arguments.dadditional_values = dadditional_values->untyped_data();
+  arguments.dbias = dbias->untyped_data();
+  arguments.workspace = workspace->untyped_data();
+  return guarded([&] {
+    const std::string wrong =
+        check_alignment({arguments.query, arguments.key, arguments.value, arguments.out,
+                         arguments.dout, arguments.dquery, arguments.dkey, arguments.dvalue});
+    return wrong.empty() ? kLaunch(arguments, stream) : wrong;
+  });
+}
+
+}  // namespace
+}  // namespace jax_na::cuda
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_initialize, jax_na::cuda::initialize,
+                              xla::ffi::Ffi::BindInitialize());
+
+// Captured into CUDA graphs: the handlers neither allocate nor wait.
+#define JAX_NA_DEFINE_FORWARD(name, launch)                                              \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (jax_na::cuda::forward<jax_na::cuda::launch>),                                 \
+                                xla::ffi::Ffi::Bind()                                         \
+                                    .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()            \
+                                    .JAX_NA_INPUTS.JAX_NA_RESULTS.JAX_NA_ATTRIBUTES      \
+                                    .Attr<int64_t>("precision"),                         \
+                                {xla::ffi::Traits::kCmdBufferCompatible})
+#define JAX_NA_DEFINE_BACKWARD(name, launch, workspace)                                  \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (jax_na::cuda::backward<jax_na::cuda::launch, jax_na::cuda::workspace>),                     \
+                                xla::ffi::Ffi::Bind()                                         \
+                                    .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()            \
+                                    .JAX_NA_INPUTS.JAX_NA_BACKWARD_INPUTS                \
+                                    .JAX_NA_GRADIENTS                                    \
+                                    .Ret<xla::ffi::AnyBuffer>() /* workspace */                    \
+                                    .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"),       \
+                                {xla::ffi::Traits::kCmdBufferCompatible})
+
+JAX_NA_DEFINE_FORWARD(jax_na_cuda_fused_forward, fused_forward);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_backward_workspace);
