@@ -1,10 +1,10 @@
 """Times the CPU kernels beside plain-JAX formulations and prints a table.
 
-    python -m benchmarks [--rounds 7] [--quick] [--json FILE] [--plot FILE]
+    python -m benchmarks [--rounds 7] [--quick] [--torch-python PYTHON] [--save]
 
 Variants take turns, round by round, in one process on all cores; a row is the minimum and the
-median in milliseconds. `threads` compares one core with two: it starts the "fused" rows again in
-processes tied to one core and to two.
+median in milliseconds. PyTorch's FlexAttention, forward only, runs in a process of its own. The
+"fused" rows run again in processes tied to one core and to two, and for their peak memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,29 +30,35 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_na
-from benchmarks.formulations import gather, masked_dense, shifted_views
+from benchmarks.formulations import blocked, gather, masked_dense, shifted_views
+from benchmarks.memory import extra_memory
+from benchmarks.problems import HEADS, PROBLEMS, QUICK, Problem
+from benchmarks.report import markdown, plot
 
-# name, spatial, window, head_dim; 4 heads, batch 1, float32
-PROBLEMS = [
-    ("2-D 128x128 w 7x7", (128, 128), (7, 7), 32),
-    ("3-D 16x32x32 w 3x5x5", (16, 32, 32), (3, 5, 5), 64),
-    ("1-D 8192 w 255", (8192,), (255,), 64),
-    ("2-D 64x64 w 31x31", (64, 64), (31, 31), 64),
-]
-QUICK = [("2-D 16x16 w 3x3", (16, 16), (3, 3), 8), ("1-D 256 w 15", (256,), (15,), 8)]
-HEADS = 4
-LARGEST_UNROLLED = (
-    128  # slots of a window above which shifted views are not tried: an unrolled copy each
-)
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+# Slots of a window above which shifted views are not tried: each is an unrolled copy.
+LARGEST_UNROLLED = 128
 LARGEST_DENSE = 8192  # tokens above which all pairs are not tried
 
 
-def variants(tokens: int, window: tuple[int, ...]) -> dict[str, Callable[..., jax.Array] | None]:
+def variants(problem: Problem) -> dict[str, Callable[..., jax.Array] | None]:
     """The implementations by name; None where one is out of the question at this size."""
-    ours = jax_na.neighborhood_attention
+    ours, window, tokens = (
+        jax_na.neighborhood_attention,
+        problem.window,
+        math.prod(problem.spatial),
+    )
     return {
         "fused": functools.partial(ours, kernel_size=window, implementation="fused"),
         "xla": functools.partial(ours, kernel_size=window, implementation="xla"),
+        "blocked": functools.partial(
+            blocked,
+            window=window,
+            block=problem.block,
+            chunk=problem.chunk,
+            keys_first=problem.keys_first,
+        ),
         "gather": functools.partial(gather, window=window),
         "masked dense": (
             functools.partial(masked_dense, window=window) if tokens <= LARGEST_DENSE else None
@@ -77,16 +84,30 @@ def time_in_turns(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[
     return times
 
 
-def measure(
-    problem: tuple[str, tuple[int, ...], tuple[int, ...], int], rounds: int, only: str = ""
-):
-    """Rows of one problem: variant, pass, minimum and median."""
-    name, spatial, window, dim = problem
+def inputs(problem: Problem) -> jax.Array:
+    """q, k, v and a cotangent."""
     rng = np.random.default_rng(0)
-    shape = (4, 1, *spatial, HEADS, dim)
-    q, k, v, cotangent = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    shape = (4, 1, *problem.spatial, HEADS, problem.head_dim)
+    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+def row(problem: Problem, variant: str, which: str, times: list[float]) -> dict[str, Any]:
+    """One line of the report."""
+    return {
+        "problem": problem.name,
+        "variant": variant,
+        "pass": which,
+        "ms": round(min(times), 3),
+        "median_ms": round(statistics.median(times), 3),
+    }
+
+
+def measure(problem: Problem, rounds: int, only: str = "") -> list[dict[str, Any]]:
+    """Rows of one problem: variant, pass, minimum and median."""
+    name = problem.name
+    q, k, v, cotangent = inputs(problem)
     rows = []
-    tried = {n: f for n, f in variants(math.prod(spatial), window).items() if only in ("", n)}
+    tried = {n: f for n, f in variants(problem).items() if only in ("", n)}
     reference = None
     for which in ("forward", "forward+backward"):
         calls = {}
@@ -107,16 +128,33 @@ def measure(
                 step = jax.jit(jax.grad(loss, (0, 1, 2)))
             calls[variant] = functools.partial(step, q, k, v)
         for variant, times in time_in_turns(calls, rounds).items():
-            rows.append(
-                {
-                    "problem": name,
-                    "variant": variant,
-                    "pass": which,
-                    "ms": round(min(times), 3),
-                    "median_ms": round(statistics.median(times), 3),
-                }
-            )
+            rows.append(row(problem, variant, which, times))
     return rows
+
+
+def measure_flex_attention(
+    problems: list[Problem], rounds: int, python: str
+) -> tuple[list[dict[str, Any]], str]:
+    """Rows of PyTorch's FlexAttention, whose results are compared with ours, and its version."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "problems.json").write_text(json.dumps([p._asdict() for p in problems]))
+        for i, problem in enumerate(problems):
+            q, k, v, _ = np.asarray(inputs(problem))
+            np.savez(folder / f"{i}.npz", q=q, k=k, v=v)
+        script = pathlib.Path(__file__).with_name("flex_attention.py")
+        cores = str(len(os.sched_getaffinity(0)))
+        command = [python, script, folder / "problems.json", folder, str(rounds), cores]
+        found = subprocess.run(command, check=True, capture_output=True, text=True)
+        report = json.loads(found.stdout.splitlines()[-1])
+        for i, (problem, times) in enumerate(zip(problems, report["ms"], strict=True)):
+            q, k, v, _ = inputs(problem)
+            ours = jax_na.neighborhood_attention(q, k, v, problem.window)
+            theirs = np.load(folder / f"{i}.out.npy")
+            np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4)
+            rows.append(row(problem, "FlexAttention", "forward", times))
+    return rows, report["torch"]
 
 
 def scaling(quick: bool, rounds: int) -> list[dict[str, Any]]:
@@ -147,60 +185,32 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def ratio_table(rows: list[dict[str, Any]]) -> str:
-    """One line per problem and pass: milliseconds, and how many times faster fused is than each."""
-    lines = []
-    for name, which in dict.fromkeys((r["problem"], r["pass"]) for r in rows):
-        times = {r["variant"]: r["ms"] for r in rows if (r["problem"], r["pass"]) == (name, which)}
-        cells = [f"fused {times['fused']:8.2f} ms"]
-        for variant, ms in times.items():
-            if variant != "fused":
-                cell = "not tried" if ms is None else f"{ms:.1f} ms ({ms / times['fused']:.1f}x)"
-                cells.append(f"{variant} {cell}")
-        lines.append(f"{name:22} {which:17} " + "; ".join(cells))
-    return "\n".join(lines)
-
-
-def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Grouped bars, one panel per pass, logarithmic milliseconds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.5), dpi=100, layout="constrained")
-    problems = list(dict.fromkeys(r["problem"] for r in rows))
-    names = list(dict.fromkeys(r["variant"] for r in rows))
-    panels: Any = figure.subplots(1, 2, sharey=True)
-    for ax, which in zip(panels, ("forward", "forward+backward"), strict=True):
-        for i, variant in enumerate(names):
-            chosen = {
-                r["problem"]: r["ms"] for r in rows if (r["variant"], r["pass"]) == (variant, which)
-            }
-            heights = [chosen[p] or np.nan for p in problems]
-            ax.bar(np.arange(len(problems)) + 0.16 * (i - 2), heights, 0.15, label=variant)
-        ax.set(yscale="log", title=which, ylabel="ms (lower is better)")
-        ax.set_xticks(range(len(problems)), [p.replace(" w", "\nw") for p in problems])
-    panels[0].legend()
-    figure.savefig(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks")
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each variant")
     parser.add_argument("--quick", action="store_true", help="tiny problems: does it all run?")
     parser.add_argument("--fused-only", action="store_true", help="print the fused rows as JSON")
-    parser.add_argument("--json", type=pathlib.Path, help="write every row here")
-    parser.add_argument("--plot", type=pathlib.Path, help="write a picture here")
+    parser.add_argument("--torch-python", help="a Python that has torch, to time FlexAttention")
+    parser.add_argument("--save", action="store_true", help="write to benchmarks/results")
     options = parser.parse_args()
     chosen = QUICK if options.quick else PROBLEMS
     if options.fused_only:
         print(json.dumps([r for p in chosen for r in measure(p, options.rounds, "fused")]))
         return
-    rows = []
+    rows, versions = [], {"jax": jax.__version__, "python": platform.python_version()}
     for problem in chosen:
+        print(problem.name, file=sys.stderr, flush=True)
         rows += measure(problem, options.rounds)
-        print(ratio_table([r for r in rows if r["problem"] == problem[0]]), flush=True)
-    threads = scaling(options.quick, options.rounds)
-    for one, two in zip(threads[: len(threads) // 2], threads[len(threads) // 2 :], strict=False):
-        print(f"{one['problem']:22} {one['pass']:17} 2 threads {one['ms'] / two['ms']:.2f}x of 1")
+    if options.torch_python:
+        more, versions["torch"] = measure_flex_attention(
+            chosen, options.rounds, options.torch_python
+        )
+        rows += more
+    memory = [
+        {"problem": problem.name, "pass": which} | extra_memory(i, which, options.quick)
+        for i, problem in enumerate(chosen)
+        for which in ("forward", "forward+backward")
+    ]
     report = {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -209,16 +219,20 @@ def main() -> None:
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
         ).stdout.strip(),
-        "versions": {"jax": jax.__version__, "python": platform.python_version()},
+        "versions": versions,
         "heads": HEADS,
         "dtype": "float32",
         "rows": rows,
-        "threads": threads,
+        "threads": scaling(options.quick, options.rounds),
+        "memory": memory,
     }
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-    if options.plot:
-        plot(rows, options.plot)
+    print(markdown(report))
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        words = "".join(c if c.isalnum() else " " for c in report["processor"]).split()
+        stem = RESULTS / f"cpu-{'-'.join(words).lower()}-{report['date']}"
+        stem.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+        plot(report["rows"], stem.with_suffix(".png"))
 
 
 if __name__ == "__main__":

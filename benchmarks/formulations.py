@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,3 +105,87 @@ def shifted_views(
         (weights[..., i, None] * view(value, slot) for i, slot in enumerate(slots)),
         start=jnp.zeros_like(query),
     )
+
+
+class _Blocks(NamedTuple):
+    """An axis cut into blocks of queries and the slabs of keys that they meet."""
+
+    keys: np.ndarray  # [blocks, slab] positions
+    seen: np.ndarray  # [blocks, block, slab]
+
+
+def _blocks(length: int, window: int, block: int) -> _Blocks:
+    slab = min(length, block + window - 1)
+    first = np.arange(length // block) * block
+    keys = np.clip(first - window // 2, 0, length - slab)[:, None] + np.arange(slab)
+    start = _starts(length, window).reshape(-1, block)[:, :, None]
+    return _Blocks(keys, (keys[:, None] >= start) & (keys[:, None] < start + window))
+
+
+def blocked(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    window: tuple[int, ...],
+    block: tuple[int, ...],
+    chunk: int,
+    keys_first: bool,
+) -> jax.Array:
+    """Boxes of `block` queries against the slab of keys that any of them sees, `chunk` rows of
+    boxes at a time; `block` divides the axes.
+
+    With `keys_first` scores are held as [keys, queries], which XLA's CPU products do several times
+    faster for small boxes.
+    """
+    batch, *spatial, heads, dim = query.shape
+    rank, rows = len(spatial), batch * heads
+    q, k, v = (
+        jnp.moveaxis(x, -2, 1).reshape(rows, *spatial, dim) for x in (query * dim**-0.5, key, value)
+    )
+    axes = [_blocks(*axis) for axis in zip(spatial, window, block, strict=True)]
+    counts = [chunk, *(len(axis.keys) for axis in axes[1:])]
+    slabs = [axis.keys.shape[1] for axis in axes]
+    # [rows, (blocks, inside) of every axis, dim] -> [rows, blocks of all, inside of all, dim]
+    blocks_first = (
+        0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1,
+    )  # fmt: skip
+    blocks_back = np.argsort(blocks_first)
+
+    def into_slabs(x: jax.Array, first: jax.Array) -> jax.Array:
+        for a, keys in enumerate([first, *(axis.keys for axis in axes[1:])]):
+            at = 1 + 2 * a
+            x = jnp.take(x, keys.reshape(-1), at, mode="clip")
+            x = x.reshape(*x.shape[:at], counts[a], slabs[a], *x.shape[at + 1 :])
+        return x.transpose(blocks_first).reshape(-1, math.prod(slabs), dim)
+
+    @jax.checkpoint
+    def step(x: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        q, keys, seen = x
+        shape = [rows, *itertools.chain(*zip(counts, block, strict=True)), dim]
+        boxes = q.reshape(shape).transpose(blocks_first)
+        visible = jnp.ones((1,) * (3 * rank), bool)
+        for a, of_axis in enumerate([seen, *(axis.seen for axis in axes[1:])]):
+            places = [1] * (3 * rank)
+            places[a], places[rank + a], places[2 * rank + a] = of_axis.shape
+            visible = visible & jnp.reshape(of_axis, places)
+        visible = visible.reshape(-1, math.prod(block), math.prod(slabs))
+        flat = boxes.reshape(-1, math.prod(block), dim)
+        k_slabs, v_slabs = into_slabs(k, keys), into_slabs(v, keys)
+        if keys_first:
+            scores, axis = jnp.einsum("bqd,bkd->bkq", flat, k_slabs), 1
+            visible = visible.swapaxes(1, 2)
+        else:
+            scores, axis = jnp.einsum("bqd,bkd->bqk", flat, k_slabs), 2
+        scores = scores.reshape(rows, *visible.shape)
+        scores = jnp.where(visible, scores, -jnp.inf).reshape(-1, *visible.shape[1:])
+        weights = jnp.exp(scores - jnp.max(scores, axis, keepdims=True))
+        product = "bkq,bkd->bqd" if keys_first else "bqk,bkd->bqd"
+        out = jnp.einsum(product, weights, v_slabs) / jnp.sum(weights, axis)[..., None]
+        return out.reshape(boxes.shape).transpose(blocks_back).reshape(q.shape)
+
+    steps = spatial[0] // (block[0] * chunk)
+    by_step = q.reshape(rows, steps, chunk * block[0], *spatial[1:], dim).swapaxes(0, 1)
+    keys, seen = (x.reshape(steps, chunk, *x.shape[1:]) for x in axes[0])
+    out = jax.lax.map(step, (by_step, jnp.asarray(keys), jnp.asarray(seen)))
+    out = out.swapaxes(0, 1).reshape(batch, heads, *spatial, dim)
+    return jnp.moveaxis(out, 1, -2)

@@ -109,8 +109,8 @@ def compare(problem, kind, seed=0):
     return fused, plain
 
 
-# A share of the scale of an array: about two roundings of the products' operands, which plain JAX may
-# not make where it computes a small product without tensor cores.
+# A share of the scale of an array: two roundings of the operands of products, which plain JAX may
+# not make where it computes small ones without tensor cores.
 FLOOR = {"float32": 1e-3, "float32-highest": 4e-6, "bfloat16": 3e-3, "float16": 4e-4}
 
 
