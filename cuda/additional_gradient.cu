@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "cuda/additional_gradient.h"
+#include "cuda/ptx/launch.h"
 #include "cuda/tile/element.h"
-#include "cuda/tile/head.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -128,10 +128,11 @@ cudaError_t launch(const Backward& arguments, const float* delta, float* sums,
   const int64_t elements = elements_of(problem);
   const dim3 grid(problem.additional, problem.kv_heads,
                   static_cast<unsigned>(problem.batch * parts));
-  partial_sums<T><<<grid, 32 * kWarps, 0, stream>>>(arguments, delta, sums, parts);
-  add_parts<T><<<static_cast<unsigned>((elements + 255) / 256), 256, 0, stream>>>(arguments, sums,
-                                                                                  parts, elements);
-  return cudaGetLastError();
+  const cudaError_t status = ptx::launch(partial_sums<T>, grid, dim3(32 * kWarps), 0, stream,
+                                         arguments, delta, sums, parts);
+  if (status != cudaSuccess) return status;
+  return ptx::launch(add_parts<T>, dim3(static_cast<unsigned>((elements + 255) / 256)), dim3(256),
+                     0, stream, arguments, sums, parts, elements);
 }
 
 }  // namespace

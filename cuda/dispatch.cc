@@ -5,17 +5,15 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 #include <map>
 #include <mutex>
 #include <stdexcept>
 
-#include "cuda/tile/shared_map.h"
-
 namespace jax_na::cuda {
 namespace {
 
-constexpr int64_t kMostGridRows = 65535;  // of the grid's second and third axis
+constexpr int64_t kMostSharers = 65535;  // the grid's second axis
 
 std::string what(cudaError_t status, const char* doing) {
   return std::string(doing) + ": " + cudaGetErrorString(status);
@@ -24,6 +22,7 @@ std::string what(cudaError_t status, const char* doing) {
 struct Device {
   int shared_bytes = 0;
   int sm_shared_bytes = 0;
+  int multiprocessors = 0;
 };
 
 // Of the current device, which is the stream's.
@@ -42,16 +41,40 @@ cudaError_t current_device(Device& device) {
     status = cudaDeviceGetAttribute(&device.sm_shared_bytes,
                                     cudaDevAttrMaxSharedMemoryPerMultiprocessor, ordinal);
     if (status != cudaSuccess) return status;
+    status =
+        cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, ordinal);
+    if (status != cudaSuccess) return status;
     found = known.emplace(ordinal, device).first;
   }
   device = found->second;
   return cudaSuccess;
 }
 
-int shared_bytes(const Sweep& sweep, const KernelLimits& limits, Pass pass) {
-  const SharedMap map(sweep, limits.head_dim * limits.element_bytes, pass == Pass::kForward ? 1 : 2,
-                      pass == Pass::kKeyGradient, limits.columns_bytes);
-  return map.total;
+// How many CTAs share the items of a box: as many as bring the fewest rounds of full
+// multiprocessors, where a CTA pays for finding its work before its first item.
+int sharers(int64_t boxes, int64_t items, int64_t resident) {
+  constexpr double kStart = 1.0;  // in items
+  int best = 1;
+  double best_cost = 1e300;
+  for (int64_t n = 1; n <= std::min(items, kMostSharers); ++n) {
+    const int64_t share = (items + n - 1) / n;
+    if (n > 1 && (items + n - 2) / (n - 1) == share) continue;  // fewer do as well
+    const double rounds = std::ceil(static_cast<double>(boxes * n) / static_cast<double>(resident));
+    // Rounds overlap where CTAs end at different times.
+    const double cost =
+        (0.5 * rounds + 0.5 * std::max(1.0, static_cast<double>(boxes * n) / resident)) *
+        (static_cast<double>(share) + kStart);
+    if (cost < best_cost) {
+      best_cost = cost;
+      best = static_cast<int>(n);
+    }
+  }
+  return best;
+}
+
+int64_t items_of(const Problem& problem, Pass pass, const Instance& instance) {
+  return problem.batch * (pass == Pass::kKeyGradient ? problem.kv_heads : problem.heads) *
+         instance.parts;
 }
 
 Choice search(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
@@ -71,7 +94,19 @@ Choice search(const std::vector<Instance>& instances, Pass pass, const Problem& 
     Sweep sweep;
     const double clocks = make_sweep(problem, pass, limits, sweep);
     if (clocks >= 0 && (best.instance == nullptr || clocks < best.clocks))
-      best = {&instance, sweep, shared_bytes(sweep, limits, pass), clocks};
+      best = {&instance, sweep, clocks};
+  }
+  if (best.instance != nullptr) {
+    int resident = 0;
+    if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, best.instance->kernel,
+                                                      32 * best.sweep.warp_count(),
+                                                      best.sweep.map.total) != cudaSuccess)
+      resident = 1;
+    const int64_t items = items_of(problem, pass, *best.instance);
+    best.sweep.heads = FastDiv(static_cast<int>(items / problem.batch));
+    best.sweep.sharers =
+        sharers(best.sweep.all_boxes(problem), items,
+                static_cast<int64_t>(std::max(resident, 1)) * device.multiprocessors);
   }
   return best;
 }
@@ -126,23 +161,16 @@ std::string dispatch(const std::vector<Instance>& instances, Pass pass, const Pr
   const Choice choice = choose(instances, pass, problem, precision);
   if (choice.instance == nullptr)
     return "no fused CUDA kernel runs this problem (" + describe(problem) + ")";
-  int64_t boxes = 1;
-  for (int a = 0; a < kMaxRank; ++a)
-    boxes *= static_cast<int64_t>(choice.sweep.boxes[a]) * problem.axes[a].dilation;
-  const int heads =
-      (pass == Pass::kKeyGradient ? problem.kv_heads : problem.heads) * choice.instance->parts;
-  if (boxes > INT32_MAX || heads > kMostGridRows)
+  const int64_t boxes = choice.sweep.all_boxes(problem);
+  if (boxes > INT32_MAX || items_of(problem, pass, *choice.instance) > INT32_MAX)
     return "the problem has too many tiles for one grid (" + describe(problem) + ")";
-  for (int64_t entry = 0; entry < problem.batch; entry += kMostGridRows) {
-    const auto entries = static_cast<unsigned>(std::min(problem.batch - entry, kMostGridRows));
-    void* parameters[] = {const_cast<void*>(arguments), const_cast<Sweep*>(&choice.sweep), &entry};
-    const cudaError_t status = cudaLaunchKernel(
-        choice.instance->kernel, dim3(static_cast<unsigned>(boxes), heads, entries),
-        dim3(32 * choice.sweep.warp_count()), parameters, choice.shared_bytes, stream);
-    if (status != cudaSuccess)
-      return what(status, "launching a fused kernel") + " (" + describe(problem) + ", " +
-             str(choice.sweep) + ")";
-  }
+  void* parameters[] = {const_cast<void*>(arguments), const_cast<Sweep*>(&choice.sweep)};
+  const cudaError_t status = cudaLaunchKernel(
+      choice.instance->kernel, dim3(static_cast<unsigned>(boxes), choice.sweep.sharers),
+      dim3(32 * choice.sweep.warp_count()), parameters, choice.sweep.map.total, stream);
+  if (status != cudaSuccess)
+    return what(status, "launching a fused kernel") + " (" + describe(problem) + ", " +
+           str(choice.sweep) + ")";
   return "";
 }
 

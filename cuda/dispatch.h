@@ -9,20 +9,18 @@
 
 namespace jax_na::cuda {
 
-// A compiled kernel. It takes (Forward or Backward, Sweep, int64_t first_entry) by value, and a
-// grid of (boxes of all dilation groups, heads of the stationary side times `parts`, batch
-// entries).
+// A compiled kernel. It takes (Forward or Backward, Sweep) by value, and a grid of (boxes of all
+// dilation groups, CTAs that share the heads and batch entries of a box).
 struct Instance {
   KernelLimits limits;
   Precision precision;  // of float32; other types have kDefault
   const void* kernel;
-  int parts = 1;  // of the features of a head, each a CTA's
+  int parts = 1;  // of the features of a head, each an item
 };
 
 struct Choice {
   const Instance* instance = nullptr;
   Sweep sweep;
-  int shared_bytes = 0;
   double clocks = 0;  // predicted, of one multiprocessor
 };
 

@@ -49,10 +49,10 @@ Error forward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer val
               Entries stride, Entries dilation, Entries causal, Entries boundary, double scale,
               int64_t precision) {
   Forward arguments{};
-  if (Error e = read_forward(
-          {query, key, value, additional_keys, additional_values, bias, origins}, {*out, *lse},
-          {length, window, stride, dilation, causal, boundary, scale}, Memory::kDevice,
-          arguments.problem, arguments.stored);
+  if (Error e =
+          read_forward({query, key, value, additional_keys, additional_values, bias, origins},
+                       {*out, *lse}, {length, window, stride, dilation, causal, boundary, scale},
+                       Memory::kDevice, arguments.problem, arguments.stored);
       e.failure())
     return e;
   if (lse->element_count() == 0) return Error::Success();
@@ -82,12 +82,12 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
                Entries window, Entries stride, Entries dilation, Entries causal, Entries boundary,
                double scale, int64_t precision) {
   Backward arguments{};
-  if (Error e = read_backward(
-          {query, key, value, additional_keys, additional_values, bias, origins},
-          {out, lse, dout, dlse},
-          {*dquery, *dkey, *dvalue, *dadditional_keys, *dadditional_values, *dbias},
-          {length, window, stride, dilation, causal, boundary, scale}, Memory::kDevice,
-          arguments.problem, arguments.stored);
+  if (Error e =
+          read_backward({query, key, value, additional_keys, additional_values, bias, origins},
+                        {out, lse, dout, dlse},
+                        {*dquery, *dkey, *dvalue, *dadditional_keys, *dadditional_values, *dbias},
+                        {length, window, stride, dilation, causal, boundary, scale},
+                        Memory::kDevice, arguments.problem, arguments.stored);
       e.failure())
     return e;
   if (lse.element_count() == 0) {
@@ -138,22 +138,22 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_initialize, jax_na::cuda::initialize,
                               xla::ffi::Ffi::BindInitialize());
 
 // Captured into CUDA graphs: the handlers neither allocate nor wait.
-#define JAX_NA_DEFINE_FORWARD(name, launch)                                              \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (jax_na::cuda::forward<jax_na::cuda::launch>),                                 \
-                                xla::ffi::Ffi::Bind()                                         \
-                                    .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()            \
-                                    .JAX_NA_INPUTS.JAX_NA_RESULTS.JAX_NA_ATTRIBUTES      \
-                                    .Attr<int64_t>("precision"),                         \
-                                {xla::ffi::Traits::kCmdBufferCompatible})
-#define JAX_NA_DEFINE_BACKWARD(name, launch, workspace)                                  \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (jax_na::cuda::backward<jax_na::cuda::launch, jax_na::cuda::workspace>),                     \
-                                xla::ffi::Ffi::Bind()                                         \
-                                    .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()            \
-                                    .JAX_NA_INPUTS.JAX_NA_BACKWARD_INPUTS                \
-                                    .JAX_NA_GRADIENTS                                    \
-                                    .Ret<xla::ffi::AnyBuffer>() /* workspace */                    \
-                                    .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"),       \
-                                {xla::ffi::Traits::kCmdBufferCompatible})
+#define JAX_NA_DEFINE_FORWARD(name, launch)                                           \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                      \
+      name, (jax_na::cuda::forward<jax_na::cuda::launch>),                            \
+      xla::ffi::Ffi::Bind()                                                           \
+          .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()                              \
+          .JAX_NA_INPUTS.JAX_NA_RESULTS.JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"), \
+      {xla::ffi::Traits::kCmdBufferCompatible})
+#define JAX_NA_DEFINE_BACKWARD(name, launch, workspace)                              \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                     \
+      name, (jax_na::cuda::backward<jax_na::cuda::launch, jax_na::cuda::workspace>), \
+      xla::ffi::Ffi::Bind()                                                          \
+          .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()                             \
+          .JAX_NA_INPUTS.JAX_NA_BACKWARD_INPUTS.JAX_NA_GRADIENTS                     \
+          .Ret<xla::ffi::AnyBuffer>() /* workspace */                                \
+          .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"),                             \
+      {xla::ffi::Traits::kCmdBufferCompatible})
 
 JAX_NA_DEFINE_FORWARD(jax_na_cuda_fused_forward, fused_forward);
 JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_backward_workspace);

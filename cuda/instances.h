@@ -8,7 +8,7 @@
 
 // bfloat16 and float16
 #define JAX_NA_FORWARD_16_BIT(X) \
-  X(32, 1, 128, kPlain)          \
+  X(32, 1, 112, kPlain)          \
   X(64, 1, 64, kPlain)           \
   X(64, 2, 64, kPlain)           \
   X(96, 2, 64, kPlain)           \
@@ -29,7 +29,7 @@
 
 // X(head_dim, row_tiles, block, products)
 #define JAX_NA_QUERY_GRADIENT_16_BIT(X) \
-  X(32, 1, 128, kPlain)                 \
+  X(32, 1, 112, kPlain)                 \
   X(64, 1, 64, kPlain)                  \
   X(96, 1, 64, kPlain)                  \
   X(128, 1, 64, kPlain)                 \
@@ -46,7 +46,7 @@
 
 // X(head_dim, block, products)
 #define JAX_NA_KEY_GRADIENT_16_BIT(X) \
-  X(32, 128, kPlain)                  \
+  X(32, 112, kPlain)                  \
   X(64, 64, kPlain)                   \
   X(96, 64, kPlain)                   \
   X(128, 64, kPlain)                  \

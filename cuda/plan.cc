@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <map>
 
-#include "cuda/tile/shared_map.h"
+#include "cuda/tile/work.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -75,7 +75,8 @@ constexpr double kClocksPerProduct = 1.5;      // an m16n8k16 product, or the li
 constexpr double kClocksPerScores = 14.0;      // softmax of 16 rows and 16 columns
 constexpr double kClocksPerTile = 30.0;        // a warp's own work for a tile
 constexpr double kClocksPerStage = 250.0;      // two barriers and a wait
-constexpr double kClocksPerCta = 900.0;
+constexpr double kClocksPerStart = 3000.0;     // of a CTA, before its first item
+constexpr double kClocksPerItem = 200.0;
 constexpr int kSms = 132;
 
 struct Search {
@@ -94,25 +95,40 @@ struct Search {
 
   int row_bytes() const { return limits.head_dim * limits.element_bytes; }
 
-  void consider(const Sweep& sweep) {
+  SharedMap lay_out(const Sweep& sweep) const {
+    auto align = [](int bytes) { return (bytes + 127) / 128 * 128; };
+    const int tensors = pass == Pass::kForward ? 1 : 2;  // stationary ones
+    const int scalars = pass == Pass::kKeyGradient ? sweep.buffers * sweep.stage_rows() * 8 : 0;
+    SharedMap map;
+    map.stationary_bytes = sweep.rows() * row_bytes();
+    map.stage = map.stationary + sweep.buffers * tensors * map.stationary_bytes;
+    map.stage_bytes = align(sweep.stage_rows() * row_bytes());
+    map.scalars = map.stage + 2 * sweep.buffers * map.stage_bytes;
+    map.tokens = map.scalars + align(scalars);
+    map.columns = map.tokens + align(2 * sweep.stage_rows() * static_cast<int>(sizeof(int)));
+    map.rows = map.columns + align(limits.columns_bytes);
+    map.work = map.rows + align(sweep.rows() * static_cast<int>(sizeof(RowWork)));
+    map.total = map.work + align(static_cast<int>(sizeof(Work)));
+    return map;
+  }
+
+  void consider(Sweep sweep) {
     const bool forward = pass == Pass::kForward;
-    const SharedMap map(sweep, row_bytes(), forward ? 1 : 2, pass == Pass::kKeyGradient,
-                        limits.columns_bytes);
-    if (map.total > limits.shared_bytes) return;
+    sweep.map = lay_out(sweep);
+    if (sweep.map.total > limits.shared_bytes) return;
     const int warps = sweep.warp_count();
-    double ctas = static_cast<double>(problem.batch) *
-                  (pass == Pass::kKeyGradient ? problem.kv_heads : problem.heads);
-    double stages = 1, tiles = 1;
+    const double items = static_cast<double>(problem.batch) *
+                         (pass == Pass::kKeyGradient ? problem.kv_heads : problem.heads);
+    double boxes = 1, stages = 1, tiles = 1;
     for (int a = 0; a < kMaxRank; ++a) {
-      ctas *= static_cast<double>(sweep.boxes[a]) * axes[a].dilation();
-      const double met = axes[a].of(sweep.box(a)).mean;
+      boxes *= static_cast<double>(sweep.boxes[a]) * axes[a].dilation();
+      const Met met = axes[a].of(sweep.box(a));
       const double need = axes[a].of(sweep.warp_box[a]).mean;
-      const double in_axis = std::max(1.0, met / sweep.stage[a]);
-      stages *=
-          sweep.buffers == 1 ? 1.0 : std::max(1.0, (met + sweep.stage[a] - 1) / sweep.stage[a]);
+      const bool whole = sweep.stage[a] >= met.most;
+      stages *= whole ? 1.0 : std::max(1.0, (met.mean + sweep.stage[a] - 1) / sweep.stage[a]);
       // A tile grid that begins where the CTA's union does cuts a warp's own in one place more.
-      tiles *= sweep.buffers == 1 ? std::max(1.0, (need + sweep.tile[a] - 1) / sweep.tile[a])
-                                  : std::min(in_axis + 1, need / sweep.tile[a] + 1);
+      tiles *= whole ? std::max(1.0, (need + sweep.tile[a] - 1) / sweep.tile[a])
+                     : std::min(std::max(1.0, met.mean / sweep.stage[a]), need / sweep.tile[a]) + 1;
     }
     const double chunks = div_up(sweep.tile_size(), 16);
     const double steps = limits.head_dim * limits.element_bytes / 32.0;
@@ -124,13 +140,15 @@ struct Search {
     const double loaded = stages * sweep.stage[0] * sweep.stage[1] * sweep.stage[2] *
                           (row_bytes() / 16.0) * kClocksPerChunkLoaded;
     // Few CTAs on an SM leave the loads of one uncovered by the work of another.
-    const int resident =
-        std::max(1, std::min(limits.sm_shared_bytes / (map.total + 1024), limits.sm_warps / warps));
+    const int resident = std::max(
+        1, std::min(limits.sm_shared_bytes / (sweep.map.total + 1024), limits.sm_warps / warps));
     const double exposed = sweep.buffers == 2 ? 0.2 : 1.0 / resident;
+    // Items that a CTA goes through when the GPU is filled once.
+    const double share = std::max(1.0, std::min(boxes * items / (kSms * resident), items));
     double cost = compute + loaded * (0.5 + exposed) + stages * kClocksPerStage / resident +
-                  kClocksPerCta / resident;
+                  (kClocksPerItem + kClocksPerStart / share) / resident;
     if (resident * warps < 8) cost *= 1.0 + 0.1 * (8 - resident * warps);
-    cost *= std::max(ctas / kSms, 1.0);
+    cost *= std::max(boxes * items / kSms, 1.0);
     if (cost < best_cost) {
       best_cost = cost;
       best = sweep;
@@ -171,14 +189,18 @@ struct Search {
       if (padded.pitch <= sweep.stage[2] + sweep.stage[2] / 3) sweep = padded;
     }
     consider(sweep);
+    sweep.buffers = 2;
+    consider(sweep);
   }
 
   // Stage after stage, each one tile for all warps.
   void streamed(Sweep sweep) {
     sweep.buffers = 2;
-    for (int x = 1; x <= limits.block; x *= 2) {
-      for (int y = 1; x * y <= limits.block; y *= 2) {
-        const int z = limits.block / (x * y);
+    int block = 1;
+    while (2 * block <= limits.block) block *= 2;
+    for (int x = 1; x <= block; x *= 2) {
+      for (int y = 1; x * y <= block; y *= 2) {
+        const int z = block / (x * y);
         const int extents[] = {z, y, x};
         bool fits = true;
         for (int a = 0; a < kMaxRank; ++a) {
@@ -240,7 +262,7 @@ double make_sweep(const Problem& problem, Pass pass, const KernelLimits& limits,
   sweep.group_y = FastDiv(problem.axes[1].dilation);
   sweep.group_x = FastDiv(problem.axes[2].dilation);
   sweep.stage_y = FastDiv(sweep.stage[1]);
-  sweep.stage_x = FastDiv(sweep.stage[2]);
+  sweep.pitch_x = FastDiv(sweep.pitch);
   sweep.tile_y = FastDiv(sweep.tile[1]);
   sweep.tile_x = FastDiv(sweep.tile[2]);
   return search.best_cost;
@@ -250,10 +272,10 @@ std::string str(const Sweep& s) {
   char text[256];
   std::snprintf(text, sizeof text,
                 "warp %dx%dx%d, warps %dx%dx%d, boxes %dx%dx%d, stage %dx%dx%d pitch %d x%d, "
-                "tile %dx%dx%d, row tiles %d",
+                "tile %dx%dx%d, row tiles %d, sharers %d",
                 s.warp_box[0], s.warp_box[1], s.warp_box[2], s.warps[0], s.warps[1], s.warps[2],
                 s.boxes[0], s.boxes[1], s.boxes[2], s.stage[0], s.stage[1], s.stage[2], s.pitch,
-                s.buffers, s.tile[0], s.tile[1], s.tile[2], s.row_tiles);
+                s.buffers, s.tile[0], s.tile[1], s.tile[2], s.row_tiles, s.sharers);
   return text;
 }
 

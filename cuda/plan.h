@@ -11,6 +11,7 @@
 #include "core/plan.h"
 #include "core/problem.h"
 #include "cuda/tile/fast_div.h"
+#include "cuda/tile/shared_map.h"
 
 namespace jax_na::cuda {
 
@@ -29,14 +30,24 @@ struct Sweep {
   FastDiv box_y, box_x;                // warp_box[1], warp_box[2]
   FastDiv boxes_z, boxes_y, boxes_x;
   FastDiv group_y, group_x;  // dilation of the axes
-  FastDiv stage_y, stage_x;
+  FastDiv stage_y, pitch_x;
   FastDiv tile_y, tile_x;
+  FastDiv heads;    // items of a batch entry
+  int sharers = 1;  // CTAs that share the items of a box
+  SharedMap map;
 
   JAX_NA_INLINE int box(int axis) const { return warp_box[axis] * warps[axis]; }
   JAX_NA_INLINE int warp_count() const { return warps[0] * warps[1] * warps[2]; }
   JAX_NA_INLINE int warp_rows() const { return kRowsPerFragment * row_tiles; }
   JAX_NA_INLINE int rows() const { return warp_count() * warp_rows(); }
   JAX_NA_INLINE int tile_size() const { return tile[0] * tile[1] * tile[2]; }
+  // Boxes of all dilation groups.
+  int64_t all_boxes(const Problem& problem) const {
+    int64_t all = 1;
+    for (int a = 0; a < kMaxRank; ++a)
+      all *= static_cast<int64_t>(boxes[a]) * problem.axes[a].dilation;
+    return all;
+  }
   // Rows of one buffered stage, whole fragments.
   JAX_NA_INLINE int stage_rows() const {
     return (stage[0] * stage[1] * pitch + kRowsPerFragment - 1) / kRowsPerFragment *

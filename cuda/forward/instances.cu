@@ -2,6 +2,7 @@
 #include "cuda/dispatch.h"
 #include "cuda/forward/kernel.h"
 #include "cuda/instances.h"
+#include "cuda/ptx/kernel_address.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -18,10 +19,9 @@ Instance instance() {
                  sizeof(Columns<kBlock>),
                  0,
                  0,
-                 kForwardWarps<kHeadDim, kRowTiles>};
+                 kForwardWarps<T, kHeadDim, kRowTiles>};
   made.precision = kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault;
-  made.kernel =
-      reinterpret_cast<const void*>(&forward_kernel<T, kHeadDim, kRowTiles, kBlock, kProducts>);
+  made.kernel = ptx::address_of(&forward_kernel<T, kHeadDim, kRowTiles, kBlock, kProducts>);
   return made;
 }
 

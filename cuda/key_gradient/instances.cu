@@ -2,6 +2,7 @@
 #include "cuda/dispatch.h"
 #include "cuda/instances.h"
 #include "cuda/key_gradient/kernel.h"
+#include "cuda/ptx/kernel_address.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -11,11 +12,17 @@ using T = JAX_NA_ELEMENT;
 template <int kHeadDim, int kBlock, Products kProducts>
 Instance instance() {
   Instance made{};
-  made.limits = {
-      kHeadDim, sizeof(T), kBlock, 1, sizeof(Columns<kBlock>), 0, 0, kKeyGradientWarps<kHeadDim>};
+  made.limits = {kHeadDim,
+                 sizeof(T),
+                 kBlock,
+                 1,
+                 sizeof(Columns<kBlock>),
+                 0,
+                 0,
+                 kKeyGradientWarps<T, kHeadDim>};
   made.parts = kHeadDim / kKeyGradientFeatures<kHeadDim>;
   made.precision = kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault;
-  made.kernel = reinterpret_cast<const void*>(&key_gradient_kernel<T, kHeadDim, kBlock, kProducts>);
+  made.kernel = ptx::address_of(&key_gradient_kernel<T, kHeadDim, kBlock, kProducts>);
   return made;
 }
 

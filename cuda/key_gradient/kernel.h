@@ -11,9 +11,7 @@
 #include "cuda/tile/columns.h"
 #include "cuda/tile/find_work.h"
 #include "cuda/tile/fragment.h"
-#include "cuda/tile/head.h"
 #include "cuda/tile/load.h"
-#include "cuda/tile/shared_map.h"
 #include "cuda/tile/softmax.h"
 #include "cuda/tile/store.h"
 #include "cuda/tile/walk.h"
@@ -21,89 +19,118 @@
 
 namespace jax_na::cuda {
 
-template <int kHeadDim>
-constexpr int kKeyGradientWarps = kHeadDim <= 64 ? 16 : 8;
+template <typename T, int kHeadDim>
+constexpr int kKeyGradientWarps = sizeof(T) == 2 && kHeadDim <= 64 ? 16 : 8;
 
 // The features of dkey and dvalue that one CTA has registers for.
 template <int kHeadDim>
 constexpr int kKeyGradientFeatures = kHeadDim <= 128 ? kHeadDim : kHeadDim / 2;
 
-// Grid: boxes of all dilation groups, key heads times parts of their features, batch entries from
-// `first_entry` on.
+// Grid: boxes of all dilation groups, and CTAs that share the items of a box. Items are key heads,
+// times the parts of their features.
 template <typename T, int kHeadDim, int kBlock, Products kProducts>
-__global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<kHeadDim> / kMaxWarps)
+__global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim> / kMaxWarps)
     key_gradient_kernel(const __grid_constant__ Backward arguments,
-                        const __grid_constant__ Sweep sweep, const int64_t first_entry) {
+                        const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;
   constexpr int kFeatures = kKeyGradientFeatures<kHeadDim>;
   constexpr int kParts = kHeadDim / kFeatures;
-  constexpr bool kInRegisters = R::kSteps <= 4;
+  constexpr bool kInRegisters = R::kSteps <= (sizeof(T) == 2 ? 2 : 4);
 
   JAX_NA_SHARED(shared);
   const Problem& problem = arguments.problem;
-  const SharedMap map(sweep, R::kBytes, 2, true, sizeof(Columns<kBlock>));
+  const SharedMap& map = sweep.map;
   Columns<kBlock>& columns = *reinterpret_cast<Columns<kBlock>*>(shared + map.columns);
   RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
   Work& work = *reinterpret_cast<Work*>(shared + map.work);
+  int* tokens = reinterpret_cast<int*>(shared + map.tokens);
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
-  const int kv_head = blockIdx.y / kParts, first = blockIdx.y % kParts * kFeatures;
-  const int64_t entry = first_entry + blockIdx.z;
 
   find_work<Side::kKeys>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
+  find_columns(problem, sweep, -1, columns);
   const RowWork* own_rows = rows + 16 * warp;
-  const uint32_t key_at = base + map.stationary;
-  const uint32_t value_at = key_at + sweep.rows() * R::kBytes;
   const uint32_t own = 16 * warp * R::kBytes;
 
-  const int query_counts[] = {problem.axes[0].query_count, problem.axes[1].query_count,
-                              problem.axes[2].query_count};
-  const int64_t queries = problem.query_tokens(), keys = problem.key_tokens();
+  const Stages& stages = work.stages;
+  const int steps = own_items(static_cast<int>(problem.batch) * problem.kv_heads * kParts) *
+                    stages.total * problem.group();
   const float scale = static_cast<float>(problem.scale);
   const float factor = static_cast<float>(problem.scale * 1.4426950408889634);
 
   Stationary<T, kHeadDim, 1, kInRegisters> key, value;
-  float dkey[1][kFeatures / 8][4] = {}, dvalue[1][kFeatures / 8][4] = {};
+  float dkey[1][kFeatures / 8][4], dvalue[1][kFeatures / 8][4];
 
-  const Stages stages(sweep, work);
-  const int windows = stages.total();
-  auto head_of = [&](int stage) { return kv_head * problem.group() + stage / windows; };
-
-  auto load = [&](int stage, int buffer) {
-    const int head = head_of(stage);
-    const StageOrigin origin = stages.origin(sweep, work, stage % windows);
-    const uint32_t query_to = base + map.stage + 2 * buffer * map.stage_bytes;
-    load_stage<T, kHeadDim>(
-        sweep, work, query_counts, origin,
-        Source<T>::of(arguments.query, entry, queries, problem.heads, head, problem.head_dim),
-        query_to,
-        Source<T>::of(arguments.dout, entry, queries, problem.heads, head, problem.value_dim),
-        query_to + map.stage_bytes);
-    const int64_t scalars = offset_of(entry, queries, problem.heads, head, 1);
-    load_scalars(sweep, work, query_counts, origin,
-                 static_cast<const float*>(arguments.lse) + scalars,
-                 static_cast<const float*>(arguments.workspace) + scalars, problem.heads,
-                 base + map.scalars + 8 * buffer * sweep.stage_rows());
+  // The stages of all query heads of a key head follow each other.
+  auto describe = [&](int step) {
+    if (threadIdx.x == 0)
+      work.steps[step % kStepsKnown] =
+          describe_step(problem, sweep, arguments.bias, stages, step, false, kParts);
   };
 
-  auto meet = [&](const Tile& tile, const float* bias, uint32_t query, uint32_t dout,
-                  const float2* scalars) {
-    const int chunks = (sweep.tile_size() + 15) / 16;
-    uint32_t seen[2] = {~0u, ~0u};
-    int bias_at[2];
+  auto find = [&](int step, int table) {
+    const int query_counts[] = {problem.axes[0].query_count, problem.axes[1].query_count,
+                                problem.axes[2].query_count};
+    find_tokens(sweep, work, query_counts, work.steps[step % kStepsKnown].origin, 0, 0,
+                tokens + table * sweep.stage_rows());
+  };
+
+  // The tensors have a row of `features` for each of `heads` heads.
+  auto source = [&](const void* tensor, int64_t offset, int heads, int features) {
+    return Source{static_cast<const char*>(tensor) + offset * static_cast<int64_t>(sizeof(T)),
+                  heads * features * static_cast<int>(sizeof(T)), features};
+  };
+
+  // Where an item's keys are; its values follow them.
+  auto own_buffer = [&](const Step& s) {
+    return base + map.stationary +
+           (sweep.buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
+  };
+
+  auto load = [&](int step, int table, int buffer) {
+    const Step& s = work.steps[step % kStepsKnown];
+    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    const uint32_t query_to = base + map.stage + 2 * buffer * map.stage_bytes;
+    load_rows<T, kHeadDim, 2>(sweep.stage_rows(),
+                              {source(arguments.query, s.query, problem.heads, problem.head_dim),
+                               source(arguments.dout, s.out, problem.heads, problem.value_dim)},
+                              {query_to, query_to + map.stage_bytes},
+                              [&](int row) { return stage_tokens[row]; });
+    load_scalars(stage_tokens, sweep.stage_rows(), static_cast<const float*>(arguments.lse) + s.lse,
+                 static_cast<const float*>(arguments.workspace) + s.lse, problem.heads,
+                 base + map.scalars + 8 * buffer * sweep.stage_rows());
+    if (s.first)
+      load_rows<T, kHeadDim, 2>(
+          sweep.rows(),
+          {source(arguments.key, s.key, problem.kv_heads, problem.head_dim),
+           source(arguments.value, s.value, problem.kv_heads, problem.value_dim)},
+          {own_buffer(s), own_buffer(s) + map.stationary_bytes},
+          [&](int row) { return rows[row].token; });
+  };
+
+  // What each row sees of a tile, as bits. They stay while a warp has but one tile.
+  uint32_t seen[2];
+  auto look = [&](const Tile& tile) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const RowWork& row = own_rows[8 * r + lane / 4];
-      if (!tile.sure) seen[r] = seen_columns(columns, sweep, row, tile.origin, tile.nominal, t);
-      bias_at[r] = row.bias + tile_bias(problem, tile.origin, -1);
+      seen[r] = seen_columns(columns, sweep, row, tile.origin, tile.nominal, t);
     }
+  };
+
+  auto meet = [&](const Tile& tile, bool known, const float* bias, uint32_t query, uint32_t dout,
+                  const float2* scalars, int first) {
+    const int chunks = (sweep.tile_size() + 15) / 16;
+    const int tile_at = bias != nullptr ? tile_bias(problem, tile.origin, -1) : 0;
+    if (!known) look(tile);
 #pragma unroll 1
     for (int c = 0; c < chunks; ++c) {
       const int row = tile.row + columns.row[16 * c + lane % 16];
-      float scores[1][2][4] = {}, cotangents[1][2][4] = {};
-      add_scores<T, kHeadDim, kProducts>(scores, key, query + R::chunk_offset(row, lane / 16));
-      add_scores<T, kHeadDim, kProducts>(cotangents, value, dout + R::chunk_offset(row, lane / 16));
+      float scores[1][2][4], cotangents[1][2][4];
+      find_scores<T, kHeadDim, kProducts>(scores, key, query + R::chunk_offset(row, lane / 16));
+      find_scores<T, kHeadDim, kProducts>(cotangents, value,
+                                          dout + R::chunk_offset(row, lane / 16));
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
 #pragma unroll
@@ -116,7 +143,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<kHeadDim> / 
             const bool sees = seen[r] >> (4 * c + 2 * n + e) & 1;
             float exponent = fmaf(scores[0][n][2 * r + e], factor, -lse);
             if (bias != nullptr && sees)
-              exponent = fmaf(bias[bias_at[r] + columns.bias[column]], kLog2E, exponent);
+              exponent =
+                  fmaf(bias[own_rows[8 * r + lane / 4].bias + tile_at + columns.bias[column]],
+                       kLog2E, exponent);
             const float weight = sees ? ptx::exp2(exponent) : 0.f;
             scores[0][n][2 * r + e] = weight;
             float& dscore = cotangents[0][n][2 * r + e];
@@ -132,43 +161,41 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<kHeadDim> / 
     }
   };
 
-  auto compute = [&](int stage, int buffer) {
-    if (stage == 0) {
-      key.load(key_at + own, lane);
-      value.load(value_at + own, lane);
+  auto store = [&](const float (&sums)[kFeatures / 8][4], float factor_of_sums, void* tensor,
+                   int64_t offset, uint32_t staging, int features, int first) {
+    const float factors[2] = {factor_of_sums, factor_of_sums};
+    store_rows<T, kFeatures>(sums, factors, staging, own_rows,
+                             static_cast<T*>(tensor) + offset + first, problem.kv_heads * features,
+                             features - first, lane);
+  };
+
+  auto compute = [&](int step, int buffer) {
+    const Step& s = work.steps[step % kStepsKnown];
+    const uint32_t own_key = own_buffer(s) + own, own_value = own_key + map.stationary_bytes;
+    if (s.first) {
+      key.load(own_key, lane);
+      value.load(own_value, lane);
+#pragma unroll
+      for (int j = 0; j < kFeatures / 8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) dkey[0][j][i] = dvalue[0][j][i] = 0.f;
+      }
     }
+    const int first = s.part * kFeatures;
     const uint32_t query = base + map.stage + 2 * buffer * map.stage_bytes;
-    const float* bias = bias_of(problem, arguments.bias, entry, head_of(stage));
     const float2* scalars =
         reinterpret_cast<const float2*>(shared + map.scalars) + buffer * sweep.stage_rows();
-    const StageOrigin origin = stages.origin(sweep, work, stage % windows);
-    Tiles tiles(sweep, work.warp[warp], origin, 0);
+    Tiles tiles(sweep, work.warp[warp], s.origin, 0);
     Tile tile;
-    while (tiles.next(tile, kBlock)) meet(tile, bias, query, query + map.stage_bytes, scalars);
+    while (tiles.next(tile, kBlock))
+      meet(tile, step > 0 && stages.total == 1 && tiles.only(), s.bias, query,
+           query + map.stage_bytes, scalars, first);
+    if (!s.last) return;
+    store(dkey[0], scale, arguments.dkey, s.key, own_key, problem.head_dim, first);
+    store(dvalue[0], 1.f, arguments.dvalue, s.value, own_value, problem.value_dim, first);
   };
 
-  load_stationary<T, kHeadDim>(
-      rows, sweep.rows(),
-      Source<T>::of(arguments.key, entry, keys, problem.kv_heads, kv_head, problem.head_dim),
-      key_at);
-  load_stationary<T, kHeadDim>(
-      rows, sweep.rows(),
-      Source<T>::of(arguments.value, entry, keys, problem.kv_heads, kv_head, problem.value_dim),
-      value_at);
-  run_stages(
-      windows * problem.group(), sweep.buffers, load,
-      [&] { find_columns(problem, sweep, -1, columns); }, compute);
-
-  auto store = [&](const float (&sums)[kFeatures / 8][4], float factor_of_sums, void* tensor,
-                   uint32_t staging, int features) {
-    T* to = static_cast<T*>(tensor) + offset_of(entry, keys, problem.kv_heads, kv_head, features);
-    const float factors[2] = {factor_of_sums, factor_of_sums};
-    store_rows<T, kFeatures>(sums, factors, staging, own_rows, to + first,
-                             static_cast<int64_t>(problem.kv_heads) * features, features - first,
-                             lane);
-  };
-  store(dkey[0], scale, arguments.dkey, key_at + own, problem.head_dim);
-  store(dvalue[0], 1.f, arguments.dvalue, value_at + own, problem.value_dim);
+  run_steps(steps, sweep.buffers, stages.total == 1, describe, find, load, compute);
 }
 
 }  // namespace jax_na::cuda

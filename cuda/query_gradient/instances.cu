@@ -1,6 +1,7 @@
 // Compiles the fused query gradient kernels of one element type, JAX_NA_ELEMENT.
 #include "cuda/dispatch.h"
 #include "cuda/instances.h"
+#include "cuda/ptx/kernel_address.h"
 #include "cuda/query_gradient/kernel.h"
 
 namespace jax_na::cuda {
@@ -18,10 +19,9 @@ Instance instance() {
                  sizeof(Columns<kBlock>),
                  0,
                  0,
-                 kQueryGradientWarps<kHeadDim, kRowTiles>};
+                 kQueryGradientWarps<T, kHeadDim, kRowTiles>};
   made.precision = kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault;
-  made.kernel = reinterpret_cast<const void*>(
-      &query_gradient_kernel<T, kHeadDim, kRowTiles, kBlock, kProducts>);
+  made.kernel = ptx::address_of(&query_gradient_kernel<T, kHeadDim, kRowTiles, kBlock, kProducts>);
   return made;
 }
 

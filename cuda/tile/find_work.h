@@ -78,6 +78,19 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
       if (box.size() < sweep.warp_box[axis]) mine.sure[axis] = {0, 0};
     }
   }
+  if (thread == static_cast<int>(blockDim.x) - 1) {
+    Stages& stages = work.stages;
+    stages.windows = 1;
+    for (int a = 0; a < kMaxRank; ++a) {
+      const Interval met = work.axis[a].met;
+      stages.begin[a] = met.begin;
+      stages.count[a] = max((met.size() + sweep.stage[a] - 1) / sweep.stage[a], 1);
+      stages.windows *= stages.count[a];
+    }
+    stages.line_rows = sweep.stage_rows();
+    const int line = kStationary == Side::kQueries ? problem.additional : 0;
+    stages.total = stages.windows + (line + stages.line_rows - 1) / stages.line_rows;
+  }
   for (int row = thread; row < sweep.rows(); row += blockDim.x) {
     int warp = row / sweep.warp_rows(), within = row % sweep.warp_rows();
     int place[kMaxRank], position[kMaxRank];

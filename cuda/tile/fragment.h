@@ -21,11 +21,12 @@ namespace jax_na::cuda {
 // (three products: the fourth is below float32's own rounding).
 enum class Products { kPlain, kSplit };
 
+// d = a b + c; `d` and `c` may be the same.
 template <typename T, Products kProducts>
-__device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                         uint32_t b1) {
+__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                         uint32_t b1, const float (&c)[4]) {
   if constexpr (!std::is_same_v<T, float>) {
-    ptx::mma(c, a, b0, b1, T());
+    ptx::mma(d, a, b0, b1, c, T());
   } else {
     uint32_t high[4];
     for (int i = 0; i < 4; ++i) high[i] = ptx::to_tf32(__uint_as_float(a[i]));
@@ -36,10 +37,12 @@ __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], 
       };
       uint32_t low[4];
       for (int i = 0; i < 4; ++i) low[i] = rest(a[i], high[i]);
-      ptx::mma(c, low, high0, high1, float());
-      ptx::mma(c, high, rest(b0, high0), rest(b1, high1), float());
+      ptx::mma(d, low, high0, high1, c, float());
+      ptx::mma(d, high, rest(b0, high0), rest(b1, high1), d, float());
+      ptx::mma(d, high, high0, high1, d, float());
+    } else {
+      ptx::mma(d, high, high0, high1, c, float());
     }
-    ptx::mma(c, high, high0, high1, float());
   }
 }
 
@@ -71,12 +74,13 @@ struct Stationary {
   }
 };
 
-// scores[m][n][..] += rows of fragment m times streamed rows 8n .. 8n + 7.
+// scores[m][n][..] = rows of fragment m times streamed rows 8n .. 8n + 7.
 template <typename T, int kHeadDim, Products kProducts, int kRowTiles, bool kInRegisters>
-__device__ __forceinline__ void add_scores(
+__device__ __forceinline__ void find_scores(
     float (&scores)[kRowTiles][2][4],
     const Stationary<T, kHeadDim, kRowTiles, kInRegisters>& stationary, uint32_t streamed) {
   using R = Rows<T, kHeadDim>;
+  constexpr float kZero[4] = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
   for (int k = 0; k < R::kSteps; ++k) {
     uint32_t b[4];
@@ -85,8 +89,13 @@ __device__ __forceinline__ void add_scores(
     for (int m = 0; m < kRowTiles; ++m) {
       uint32_t a[4];
       stationary.get(a, m, k);
-      multiply<T, kProducts>(scores[m][0], a, b[0], b[2]);
-      multiply<T, kProducts>(scores[m][1], a, b[1], b[3]);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        if (k == 0)
+          multiply<T, kProducts>(scores[m][n], a, b[n], b[n + 2], kZero);
+        else
+          multiply<T, kProducts>(scores[m][n], a, b[n], b[n + 2], scores[m][n]);
+      }
     }
   }
 }
@@ -136,8 +145,8 @@ __device__ __forceinline__ void add_combination(float (&sums)[kRowTiles][kTiles]
       ptx::ldmatrix_transposed(b, R::at_step(streamed, first / 16 + j / 2));
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
-        multiply<T, kProducts>(sums[m][j], weights[m].a[0], b[0], b[1]);
-        multiply<T, kProducts>(sums[m][j + 1], weights[m].a[0], b[2], b[3]);
+        multiply<T, kProducts>(sums[m][j], weights[m].a[0], b[0], b[1], sums[m][j]);
+        multiply<T, kProducts>(sums[m][j + 1], weights[m].a[0], b[2], b[3], sums[m][j + 1]);
       }
     }
   } else {
@@ -152,7 +161,7 @@ __device__ __forceinline__ void add_combination(float (&sums)[kRowTiles][kTiles]
         uint32_t b1 = ptx::load_shared(R::at_step(odd, first / 8 + j) + 4 * (g % 4));
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m)
-          multiply<T, kProducts>(sums[m][j], weights[m].a[n], b0, b1);
+          multiply<T, kProducts>(sums[m][j], weights[m].a[n], b0, b1, sums[m][j]);
       }
     }
   }

@@ -16,7 +16,7 @@ namespace jax_na::cuda {
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void store_rows(const float (&values)[kHeadDim / 8][4],
                                            const float (&factors)[2], uint32_t staging,
-                                           const RowWork* rows, T* to, int64_t stride, int features,
+                                           const RowWork* rows, T* to, int stride, int features,
                                            int lane) {
   using R = Rows<T, kHeadDim>;
   const int g = lane / 4, t = lane % 4;
@@ -40,7 +40,8 @@ __device__ __forceinline__ void store_rows(const float (&values)[kHeadDim / 8][4
     const int row = i / R::kChunks, chunk = i % R::kChunks, token = rows[row].token;
     if (token >= 0 && chunk * R::kPerChunk < features) {
       const uint4 words = ptx::load_shared_16(staging + R::chunk_offset(row, chunk));
-      *reinterpret_cast<uint4*>(to + token * stride + chunk * R::kPerChunk) = words;
+      *reinterpret_cast<uint4*>(to + static_cast<int64_t>(token) * stride + chunk * R::kPerChunk) =
+          words;
     }
   }
 }

@@ -5,57 +5,85 @@
 
 #include "cuda/plan.h"
 #include "cuda/ptx/cp_async.h"
-#include "cuda/tile/load.h"
+#include "cuda/tile/bias.h"
 #include "cuda/tile/work.h"
 
 namespace jax_na::cuda {
 
-// The stages that cover what a CTA meets.
-struct Stages {
-  int count[kMaxRank];
+// How many of `count` items a CTA goes through: all of the grid's second axis share those of a box.
+__device__ __forceinline__ int own_items(int count) {
+  const int sharers = static_cast<int>(gridDim.y);
+  return (count - static_cast<int>(blockIdx.y) + sharers - 1) / sharers;
+}
 
-  __device__ Stages(const Sweep& sweep, const Work& work) {
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a)
-      count[a] = (work.axis[a].met.size() + sweep.stage[a] - 1) / sweep.stage[a];
-  }
-  __device__ int total() const { return count[0] * count[1] * count[2]; }
-  __device__ StageOrigin origin(const Sweep& sweep, const Work& work, int stage) const {
-    int place[kMaxRank];
-    place[2] = stage % count[2];
-    place[1] = stage / count[2] % count[1];
-    place[0] = stage / (count[2] * count[1]);
-    StageOrigin origin;
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a)
-      origin.at[a] = work.axis[a].met.begin + place[a] * sweep.stage[a];
-    return origin;
-  }
-};
+// Describes step `index` of a CTA whose stationary side has `group` query heads for each of its
+// items: 1 where queries are stationary.
+__device__ inline Step describe_step(const Problem& problem, const Sweep& sweep, const void* bias,
+                                     const Stages& stages, int index, bool queries_stationary,
+                                     int parts) {
+  const int heads_of_item = queries_stationary ? 1 : problem.group();
+  const int steps = stages.total * heads_of_item;
+  const int stage = index % steps % stages.total;
+  Step step;
+  step.ordinal = index / steps;
+  step.first = index % steps == 0;
+  step.last = index % steps == steps - 1;
+  int entry = static_cast<int>(blockIdx.y) + step.ordinal * static_cast<int>(gridDim.y);
+  const int item = sweep.heads.split(entry);
+  step.part = item % parts;
+  const int head =
+      queries_stationary ? item : item / parts * heads_of_item + index % steps / stages.total;
+  const int kv_head = head / problem.group();
+  step.window = stage < stages.windows;
+  step.line_begin = (stage - stages.windows) * stages.line_rows;
+  step.line = step.window ? 0 : min(problem.additional - step.line_begin, stages.line_rows);
+  step.origin = stages.origin(sweep, step.window ? stage : 0);
+  const int64_t queries = problem.query_tokens();
+  const int64_t keys = step.window ? problem.key_tokens() : problem.additional;
+  step.lse = entry * queries * problem.heads + head;
+  step.query = step.lse * problem.head_dim;
+  step.key = (entry * keys * problem.kv_heads + kv_head) * problem.head_dim;
+  step.value = (entry * keys * problem.kv_heads + kv_head) * problem.value_dim;
+  step.out = step.lse * problem.value_dim;
+  step.bias = bias_of(problem, bias, entry, head);
+  step.dbias = (static_cast<int64_t>(entry) * problem.heads + head) * problem.bias_size();
+  return step;
+}
 
-// Runs `load(stage, buffer)`, which starts copies, and `compute(stage, buffer)` for all stages;
-// with two buffers the copies of the next stage run under the computation of this one. `prepare()`
-// runs under the first copies. Every thread calls it.
-template <typename Load, typename Prepare, typename Compute>
-__device__ __forceinline__ void run_stages(int stages, int buffers, Load load, Prepare prepare,
-                                           Compute compute) {
-  if (stages > 0) load(0, 0);
+// Runs all steps of a CTA. `describe(step)` leaves what a step is where all threads find it,
+// `find(step, table)` writes its tokens to one of two tables, `load(step, table, buffer)` starts
+// its copies, and `compute(step, buffer)` works on them. With two buffers the copies of a step run
+// under the computation of the one before. Where all steps have the same tokens they are found
+// once. Every thread calls it.
+template <typename Describe, typename Find, typename Load, typename Compute>
+__device__ __forceinline__ void run_steps(int steps, int buffers, bool same_tokens,
+                                          Describe describe, Find find, Load load,
+                                          Compute compute) {
+  describe(0);
+  if (steps > 1) describe(1);
+  __syncthreads();
+  find(0, 0);
+  if (!same_tokens && steps > 1) find(1, 1);
+  __syncthreads();
+  load(0, 0, 0);
   ptx::cp_async_commit();
-  prepare();
-  for (int stage = 0; stage < stages; ++stage) {
-    const bool two = buffers == 2;
-    if (two) {
-      if (stage + 1 < stages) load(stage + 1, (stage + 1) & 1);
+  for (int step = 0; step < steps; ++step) {
+    const int table = same_tokens ? 0 : (step + 1) & 1;
+    const bool more = step + 1 < steps;
+    if (buffers == 2) {
+      if (more) load(step + 1, table, (step + 1) & 1);
       ptx::cp_async_commit();
       ptx::cp_async_wait<1>();
     } else {
       ptx::cp_async_wait<0>();
     }
+    if (step + 2 < steps) describe(step + 2);
     __syncthreads();
-    compute(stage, two ? stage & 1 : 0);
+    if (!same_tokens && step + 2 < steps) find(step + 2, step & 1);
+    compute(step, buffers == 2 ? step & 1 : 0);
     __syncthreads();
-    if (!two && stage + 1 < stages) {
-      load(stage + 1, 0);
+    if (buffers == 1 && more) {
+      load(step + 1, table, 0);
       ptx::cp_async_commit();
     }
   }
@@ -124,6 +152,14 @@ class Tiles {
       }
     }
     return true;
+  }
+
+  // Whether there is one tile alone.
+  __device__ __forceinline__ bool only() const {
+    bool one = line_ == 0;
+#pragma unroll
+    for (int a = 0; a < kMaxRank; ++a) one = one && need_[a].size() <= sweep_.tile[a];
+    return one;
   }
 
  private:
