@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cuda/launch.h"
+#include "cuda/naive/naive.h"
 #include "ffi/arguments.h"
 #include "ffi/bindings.h"
 
@@ -30,8 +31,13 @@ Error guarded(Call call) {
   }
 }
 
+template <auto kLoad>
 Error initialize() {
-  return guarded(load_kernels);
+  return guarded(kLoad);
+}
+
+int64_t fused_workspace(const Problem& problem, Stored) {
+  return fused_backward_workspace(problem);
 }
 
 // XLA aligns what it allocates; the kernels copy 16 bytes at a time.
@@ -100,7 +106,7 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
     }
     return Error::Success();
   }
-  const int64_t needed = kWorkspace(arguments.problem);
+  const int64_t needed = kWorkspace(arguments.problem, arguments.stored);
   if (static_cast<int64_t>(workspace->size_bytes()) < needed)
     return Error::InvalidArgument("jax_na: the workspace should have " + std::to_string(needed) +
                                   " bytes, but has " + std::to_string(workspace->size_bytes()));
@@ -134,8 +140,9 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
 }  // namespace
 }  // namespace jax_na::cuda
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_initialize, jax_na::cuda::initialize,
-                              xla::ffi::Ffi::BindInitialize());
+#define JAX_NA_DEFINE_INITIALIZE(name, load)                                        \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, jax_na::cuda::initialize<jax_na::cuda::load>, \
+                                xla::ffi::Ffi::BindInitialize())
 
 // Captured into CUDA graphs: the handlers neither allocate nor wait.
 #define JAX_NA_DEFINE_FORWARD(name, launch)                                           \
@@ -155,5 +162,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_initialize, jax_na::cuda::initialize,
           .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"),                             \
       {xla::ffi::Traits::kCmdBufferCompatible})
 
+JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_fused_initialize, load_kernels);
 JAX_NA_DEFINE_FORWARD(jax_na_cuda_fused_forward, fused_forward);
-JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_backward_workspace);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_workspace);
+
+JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_naive_initialize, load_naive_kernels);
+JAX_NA_DEFINE_FORWARD(jax_na_cuda_naive_forward, naive_forward);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_naive_backward, naive_backward, naive_backward_workspace);

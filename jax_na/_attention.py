@@ -1,4 +1,4 @@
-"""The public functions, and the derivative rule of the fused operation."""
+"""The public functions, and the derivative rule of the compiled operation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_na import _ffi, _xla
 from jax_na._arguments import Arguments, read_arguments, read_precision, window_of
-from jax_na._implementations import candidates, fused_kernels, require_fused
+from jax_na._implementations import candidates, kernels, require
 from jax_na._operation import NO_JVP, Call, operation
 from jax_na._window import Boundary
 
@@ -69,9 +69,12 @@ def _vary_alike(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     return [vary(x) for x in arrays]
 
 
-def _fused(
-    a: Arguments, precision: jax.lax.Precision | None, *, anywhere: bool
+def _compiled(
+    a: Arguments, precision: jax.lax.Precision | None, name: str | None
 ) -> tuple[jax.Array, jax.Array]:
+    """By the kernels of the implementation `name`, or of the best one, which is pure JAX where no
+    kernels can do it, if it is None.
+    """
     rank, lead = a.window.rank, 3 - a.window.rank
     padding: tuple[int, ...] = (1,) * lead
 
@@ -110,9 +113,9 @@ def _fused(
         ]
     )
     origins = jnp.zeros((2, 3), jnp.int32)
-    kernels = fused_kernels(a.query.dtype, a.query.shape[-1], a.value.shape[-1])
+    found = kernels(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
     try:
-        results: Any = _attend(Call(geometry, precision, kernels, anywhere), *operands, origins)
+        results: Any = _attend(Call(geometry, precision, found, name is None), *operands, origins)
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
@@ -155,9 +158,9 @@ def _run(
         try:
             if name == "xla":
                 return _pure(a, precision)
-            if name == "fused":
-                require_fused(a.query.dtype, a.query.shape[-1], a.value.shape[-1])
-            return _fused(a, precision, anywhere=name is None)
+            if name is not None:
+                require(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
+            return _compiled(a, precision, name)
         except NotImplementedError as refusal:
             refusals.append(str(refusal))
     raise NotImplementedError("; ".join(refusals))
@@ -207,7 +210,8 @@ def neighborhood_attention(
         periodic), per axis.
       relative_position_bias: [N, 2 * kernel_size - 1 per axis], added to the scores at index key -
         query + kernel_size - 1, in steps of the dilation.
-      implementation: "fused" (compiled kernels), "xla" (pure JAX: any platform, any derivative), a
+      implementation: "fused" (compiled kernels), "naive" (CUDA kernels for what the fused ones do
+        not do there, and to compare them with), "xla" (pure JAX: any platform, any derivative), a
         sequence of names to try in order, or None for the best one of the platform that is compiled
         for; see :func:`implementations`.
       precision: of the matrix products, as in ``jax.numpy.einsum``. Float32 on CUDA is multiplied

@@ -17,6 +17,7 @@ from jax_na._window import BOUNDARIES, Boundary
 TARGETS = {
     ("cpu", "fused"): "jax_na_cpu",
     ("cuda", "fused"): "jax_na_cuda_fused",
+    ("cuda", "naive"): "jax_na_cuda_naive",
 }
 
 
@@ -158,14 +159,16 @@ def backward(
     """
     results = backward_results(*operands)
     if platform == "cuda":
-        results = (*results, _workspace(geometry, *operands[:4]))
+        results = (*results, _workspace(geometry, implementation, *operands[:6]))
     call = jax.ffi.ffi_call(TARGETS[platform, implementation] + "_backward", results)
     found = call(*operands, **geometry.attributes(), **_extra_attributes(platform, precision))
     return tuple(found[:6])
 
 
-def _workspace(geometry: Geometry, query, key, value, additional_keys):
-    """The type of the scratch space of the CUDA backward pass."""
+def _workspace(
+    geometry: Geometry, implementation: str, query, key, value, additional_keys, _, bias
+):
+    """The type of the scratch space of a CUDA backward pass."""
     problem = _core.Problem.of(
         max(query.shape[0], 1),
         query.shape[-2],
@@ -179,8 +182,12 @@ def _workspace(geometry: Geometry, query, key, value, additional_keys):
         geometry.dilation,
         geometry.is_causal,
         geometry.boundary,
+        bias.shape[0],
     )
-    size = _core.cuda_fused_backward_workspace(problem)
+    if implementation == "naive":
+        size = _core.cuda_naive_backward_workspace(problem, query.dtype == jnp.float64)
+    else:
+        size = _core.cuda_fused_backward_workspace(problem)
     aval = jax.typeof(query)
     sharding = aval.sharding.update(spec=jax.sharding.PartitionSpec(None))
     return aval.update(shape=(size,), dtype=jnp.dtype(jnp.uint8), sharding=sharding)

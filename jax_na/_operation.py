@@ -1,4 +1,4 @@
-"""The fused operation on its canonical operands, for every transformation but differentiation.
+"""The compiled operation on its canonical operands, for every transformation but differentiation.
 
     custom_jvp (an error) ( custom_vmap ( custom_partitioning ( per platform: custom call | pure JAX
     ) ) )
@@ -204,7 +204,6 @@ def operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
 
 
 NO_JVP = (
-    "jax_na: implementation='fused' supports first derivatives in reverse mode only; for "
-    "jvp, jacfwd, hessian and "
-    "gradients of gradients pass implementation='xla'"
+    "jax_na: the compiled kernels support first derivatives in reverse mode only; for jvp, "
+    "jacfwd, hessian and gradients of gradients pass implementation='xla'"
 )

@@ -17,7 +17,8 @@ struct Reach {
   int step;      // from token to token
   int turn;      // of a periodic axis: how many there are before tokens begin anew
   int length;    // of the dilation group
-  int distance;  // from the position of the query, or key, whose box it is to the first
+  int own;       // position of the query, or key, whose box it is
+  int distance;  // from there to the first; on a periodic axis neither is reduced
 
   __device__ __forceinline__ int token(int i) const {
     return first + (i - (i >= turn ? length : 0)) * step;
@@ -40,11 +41,11 @@ __device__ __forceinline__ Reach reach_of(Axis axis, int token) {
     begin = floor_mod(begin, rule.length);
     turn = rule.length - begin;
   }
-  return {met.size(), held.token(begin), axis.dilation, turn, rule.length, met.begin - own};
+  return {met.size(), held.token(begin), axis.dilation, turn, rule.length, own, met.begin - own};
 }
 
 // Of an axis of one token.
-constexpr Reach kOne{1, 0, 1, INT32_MAX, 1, 0};
+constexpr Reach kOne{1, 0, 1, INT32_MAX, 1, 0, 0};
 
 struct Box {
   Reach axis[kMaxRank];
@@ -90,7 +91,7 @@ __device__ __forceinline__ Box box_of(const Problem& problem, const int32_t* ori
 
 // Tokens [first, first + count), one after the other.
 __device__ __forceinline__ Box line_box(int first, int count) {
-  return {{kOne, kOne, {count, first, 1, INT32_MAX, 1, 0}}, 1, 1};
+  return {{kOne, kOne, {count, first, 1, INT32_MAX, 1, 0, 0}}, 1, 1};
 }
 
 // Where a walk begins on each axis, counted from the first one met, and how far it goes: the same

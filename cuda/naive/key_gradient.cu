@@ -91,9 +91,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       groups, static_cast<const T*>(arguments.additional_keys) + row * head_dim, head_dim);
   const Row<F> value = load_row<F>(
       groups, static_cast<const T*>(arguments.additional_values) + row * value_dim, value_dim);
-  const int begin = part * parts.run;
-  const int left = static_cast<int>(problem.query_tokens()) - begin;
-  const Box box = line_box(begin, place.active ? min_of(parts.run, left) : 0);
+  const Interval run = parts.tokens(part, problem.query_tokens());
+  const Box box = line_box(run.begin, place.active ? run.size() : 0);
   Row<F> dkey = {}, dvalue = {};
   add_queries(groups, arguments, delta, box, place.entry, place.head, false, key, value, dkey,
               dvalue);

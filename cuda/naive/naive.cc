@@ -10,10 +10,6 @@ namespace {
 
 using naive::Parts;
 
-int64_t real_bytes(Stored stored) {
-  return stored == Stored::kFloat64 ? 8 : 4;
-}
-
 // Where in the workspace what lies, in bytes.
 struct Workspace {
   Parts runs;   // of the queries, of which a group has a table of the bias
@@ -21,7 +17,7 @@ struct Workspace {
   int64_t delta = 0, tables, dkeys, dvalues, end;
 
   Workspace(const Problem& problem, Stored stored) {
-    const int64_t real = real_bytes(stored), tokens = problem.query_tokens();
+    const int64_t real = naive::real_bytes(stored), tokens = problem.query_tokens();
     const int64_t heads = problem.batch * problem.heads;
     const int64_t bias = problem.bias_batch > 0 ? heads * problem.bias_size() : 0;
     const int64_t more = problem.batch * problem.additional * problem.kv_heads;

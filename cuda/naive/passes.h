@@ -9,10 +9,17 @@
 
 namespace jax_na::cuda::naive {
 
-// `count` parts of `run` tokens each; the last may be shorter.
+// `count` parts of `run` tokens each; the last ones may be shorter, or empty. The count grows with
+// the number of tokens, so that a workspace for an axis also serves a slab of it.
 struct Parts {
   int run;
   int count;
+
+  JAX_NA_INLINE Interval tokens(int part, int64_t all) const {
+    const int64_t begin = static_cast<int64_t>(part) * run;
+    return {static_cast<int>(begin < all ? begin : all),
+            static_cast<int>(begin + run < all ? begin + run : all)};
+  }
 
   // As many as fill any GPU, unless their sums take too much memory: `groups` run one part of all,
   // and `bytes` hold its sums.
@@ -22,9 +29,13 @@ struct Parts {
                                    kBytes / std::max<int64_t>(bytes, 1), tokens / kShortest});
     const int64_t parts = std::max<int64_t>(most, 1);
     const int64_t run = std::max<int64_t>((tokens + parts - 1) / parts, 1);
-    return {static_cast<int>(run), static_cast<int>((tokens + run - 1) / run)};
+    return {static_cast<int>(run), static_cast<int>(parts)};
   }
 };
+
+inline int64_t real_bytes(Stored stored) {
+  return stored == Stored::kFloat64 ? 8 : 4;
+}
 
 // Stores dquery, and delta = sum(dout * out) - dlse [batch, tokens, heads]. A group takes a run of
 // queries, and adds the gradients of their scores up in a table of its own where there is a bias:

@@ -51,15 +51,16 @@ __device__ __forceinline__ void add_keys(const Groups& groups, const Problem& pr
 template <typename F>
 __global__ void __launch_bounds__(kThreads, 2)
     query_gradient_kernel(const __grid_constant__ Groups groups,
-                          const __grid_constant__ Backward arguments, const int run,
-                          typename F::R* delta, typename F::R* tables) {
+                          const __grid_constant__ Backward arguments,
+                          const __grid_constant__ Parts parts, typename F::R* delta,
+                          typename F::R* tables) {
   using T = typename F::T;
   using R = typename F::R;
   const Problem& problem = arguments.problem;
   const int head_dim = problem.head_dim, value_dim = problem.value_dim;
   const Place place = groups.place();
   const int kv_head = place.head / problem.group();
-  const int tokens = static_cast<int>(problem.query_tokens());
+  const int64_t tokens = problem.query_tokens();
   const auto source = [&](const void* tensor, int64_t count, int features) {
     return Source<F>::of(tensor, place.entry, count, problem.kv_heads, kv_head, features);
   };
@@ -70,11 +71,11 @@ __global__ void __launch_bounds__(kThreads, 2)
           : tables + ((place.item * problem.batch + place.entry) * problem.heads + place.head) *
                          problem.bias_size();
 
-  for (int i = 0; i < run; ++i) {
-    // All groups of a warp go on until the last has finished.
-    const int64_t number = static_cast<int64_t>(place.item) * run + i;
-    const bool active = place.active && number < tokens;
-    const int token = number < tokens ? static_cast<int>(number) : tokens - 1;
+  const Interval run = parts.tokens(place.item, tokens);
+  // All groups of a warp go on until the last has finished.
+  for (int i = 0; i < parts.run; ++i) {
+    const bool active = place.active && i < run.size();
+    const int token = active ? run.begin + i : 0;
     const int64_t row = (place.entry * tokens + token) * problem.heads + place.head;
     const auto load = [&](const void* tensor, int features) {
       return load_row<F>(groups, static_cast<const T*>(tensor) + row * features, features);
@@ -112,7 +113,7 @@ std::string query_gradient(const Backward& arguments, const Parts& parts, void* 
     using F = decltype(format);
     using R = typename F::R;
     return launch_groups(query_gradient_kernel<F>, p, Side::kQueries, parts.count, p.heads,
-                         std::max(p.head_dim, p.value_dim), stream, arguments, parts.run,
+                         std::max(p.head_dim, p.value_dim), stream, arguments, parts,
                          static_cast<R*>(delta), static_cast<R*>(tables));
   });
 }
