@@ -2,7 +2,6 @@
 
 #include <cstring>
 #include <deque>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -30,7 +29,8 @@ struct Warp {
 };
 
 struct Block {
-  std::deque<Fiber> fibers;  // of the largest block so far
+  std::deque<Fiber> fibers;    // of the largest block so far
+  std::vector<uint3> indices;  // of its threads
   std::vector<Warp> warps;
   Fiber host;
   const std::function<void()>* body = nullptr;
@@ -38,7 +38,16 @@ struct Block {
 };
 
 Block block;
-std::mt19937_64 random_bits(1);
+uint64_t random_state = 1;
+
+// The next number of Steele, Lea and Flood's SplitMix (2014): a draw at every switch has to be
+// cheap.
+uint64_t random_bits() {
+  uint64_t z = random_state += 0x9e3779b97f4a7c15;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+  z = (z ^ z >> 27) * 0x94d049bb133111eb;
+  return z ^ z >> 31;
+}
 
 uint32_t lane_bit() {
   return 1u << block.thread % kWarpSize;
@@ -63,18 +72,13 @@ int next_lane(const Warp& warp) {
   return __builtin_ctz(above != 0 ? above : warp.ready);
 }
 
-void find_index(int thread) {
-  const unsigned at = static_cast<unsigned>(thread);
-  threadIdx = {at % blockDim.x, at / blockDim.x % blockDim.y, at / (blockDim.x * blockDim.y)};
-}
-
 // Goes on with thread `next`, or with the host where it is -1.
 void switch_to(int next) {
   const int own = block.thread;
   if (next == own) return;
   Fiber& from = own < 0 ? block.host : block.fibers[own];
   block.thread = next;
-  if (next >= 0) find_index(next);
+  if (next >= 0) threadIdx = block.indices[next];
   (next < 0 ? block.host : block.fibers[next]).resume_from(from);
 }
 
@@ -181,7 +185,7 @@ int this_thread() {
 }
 
 void set_seed(uint64_t seed) {
-  random_bits.seed(seed);
+  random_state = seed;
 }
 
 void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
@@ -192,6 +196,10 @@ void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<
   block.body = &body;
   const int count = static_cast<int>(threads.x * threads.y * threads.z);
   while (static_cast<int>(block.fibers.size()) < count) block.fibers.emplace_back().start(live);
+  block.indices.clear();
+  for (unsigned z = 0; z < threads.z; ++z)
+    for (unsigned y = 0; y < threads.y; ++y)
+      for (unsigned x = 0; x < threads.x; ++x) block.indices.push_back({x, y, z});
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {

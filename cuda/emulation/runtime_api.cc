@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <map>
+#include <utility>
 
 #include "cuda/emulation/device.h"
 #include "cuda/emulation/launch.h"
@@ -14,7 +16,7 @@ namespace {
 constexpr int kDefaultSharedBytes = 48 << 10;
 
 int device = 0;
-std::map<const void*, int> allowed_shared_bytes;
+std::map<std::pair<int, const void*>, int> allowed_shared_bytes;  // of a device's kernel
 cudaError_t last_error = cudaSuccess;
 
 cudaError_t remember(cudaError_t status) {
@@ -23,7 +25,7 @@ cudaError_t remember(cudaError_t status) {
 }
 
 int allowed_for(const void* kernel) {
-  const auto found = allowed_shared_bytes.find(kernel);
+  const auto found = allowed_shared_bytes.find({device, kernel});
   return found == allowed_shared_bytes.end() ? kDefaultSharedBytes : found->second;
 }
 
@@ -93,7 +95,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ke
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
   if (value < 0 || value > current_device().shared_bytes) return remember(cudaErrorInvalidValue);
-  allowed_shared_bytes[kernel] = value;
+  allowed_shared_bytes[{device, kernel}] = value;
   return cudaSuccess;
 }
 

@@ -33,14 +33,13 @@ template <typename T>
 struct Array {
   T* data = nullptr;
 
-  explicit Array(int count) {
-    cudaMalloc(reinterpret_cast<void**>(&data), count * sizeof(T));
-  }
+  explicit Array(int count) { cudaMalloc(reinterpret_cast<void**>(&data), count * sizeof(T)); }
   ~Array() { cudaFree(data); }
   T& operator[](int i) { return data[i]; }
 };
 
-// ---- ldmatrix ------------------------------------------------------------------------------------
+// ---- ldmatrix
+// ------------------------------------------------------------------------------------
 
 // Element e of row r of matrix i is the number 1000 i + 10 r + e; rows lie 32 bytes apart, matrices
 // in the order 2, 0, 3, 1.
@@ -61,9 +60,9 @@ __global__ void load_matrices(uint32_t* plain, uint32_t* transposed) {
 
 void test_ldmatrix() {
   Array<uint32_t> plain(128), transposed(128);
-  check(ptx::launch(load_matrices, 1, 32, 1024, nullptr, plain.data, transposed.data) ==
-            cudaSuccess,
-        "a launch");
+  check(
+      ptx::launch(load_matrices, 1, 32, 1024, nullptr, plain.data, transposed.data) == cudaSuccess,
+      "a launch");
   // Lane 13 is g = 3, t = 1: columns 2 and 3 of row 3, and transposed rows 2 and 3 of column 3.
   for (uint32_t i = 0; i < 4; ++i) {
     check(plain[4 * 13 + i] == ((1000 * i + 32) | (1000 * i + 33) << 16), "ldmatrix, lane 13");
@@ -74,7 +73,8 @@ void test_ldmatrix() {
   check(transposed[4 * 31] == (67u | 77u << 16), "ldmatrix.trans, lane 31");
 }
 
-// ---- mma -----------------------------------------------------------------------------------------
+// ---- mma
+// -----------------------------------------------------------------------------------------
 
 // a(row, k) and b(k, column), small integers that every type holds, placed in registers by the
 // tables of the PTX ISA ("Matrix fragments for mma.m16n8k16" and "mma.m16n8k8").
@@ -116,9 +116,9 @@ __global__ void multiply_16_bit(float* c) {
 
 __global__ void multiply_tf32(float* c) {
   const int lane = threadIdx.x, group = lane >> 2, in_group = lane % 4;
-  const uint32_t a[4] = {
-      word_of(a_of(group, in_group)), word_of(a_of(group + 8, in_group)),
-      word_of(a_of(group, in_group + 4)), word_of(a_of(group + 8, in_group + 4))};
+  const uint32_t a[4] = {word_of(a_of(group, in_group)), word_of(a_of(group + 8, in_group)),
+                         word_of(a_of(group, in_group + 4)),
+                         word_of(a_of(group + 8, in_group + 4))};
   const float zeros[4] = {};
   float sums[4];
   ptx::mma(sums, a, word_of(b_of(in_group, group)), word_of(b_of(in_group + 4, group)), zeros,
@@ -150,7 +150,8 @@ __global__ void multiply_fine(float* c) {
   c[threadIdx.x] = sums[0];
 }
 
-// ---- The rest ------------------------------------------------------------------------------------
+// ---- The rest
+// ------------------------------------------------------------------------------------
 
 // Copies a table to shared memory in two groups; every warp sees what all of them copied.
 __global__ void copy_and_sum(const float* from, int count, float* sums) {
@@ -219,7 +220,8 @@ void test_the_rest() {
   }
 }
 
-// ---- Mistakes ------------------------------------------------------------------------------------
+// ---- Mistakes
+// ------------------------------------------------------------------------------------
 
 __global__ void forget_to_wait(float* out) {
   JAX_NA_SHARED(shared);
