@@ -18,6 +18,7 @@
 #include "cuda/handlers.h"
 #include "cuda/launch.h"
 #include "cuda/naive/naive.h"
+#include "cuda/naive/unfused.h"
 #endif
 
 namespace nb = nanobind;
@@ -146,6 +147,14 @@ NB_MODULE(_core, m) {
               stages(jax_na_cuda_naive_forward, jax_na_cuda_naive_initialize);
           handlers["jax_na_cuda_naive_backward"] =
               stages(jax_na_cuda_naive_backward, jax_na_cuda_naive_initialize);
+          handlers["jax_na_cuda_unfused_products"] =
+              stages(jax_na_cuda_unfused_products, jax_na_cuda_unfused_initialize);
+          handlers["jax_na_cuda_unfused_sums"] =
+              stages(jax_na_cuda_unfused_sums, jax_na_cuda_unfused_initialize);
+          handlers["jax_na_cuda_unfused_transposed"] =
+              stages(jax_na_cuda_unfused_transposed, jax_na_cuda_unfused_initialize);
+          handlers["jax_na_cuda_unfused_bias_sums"] =
+              stages(jax_na_cuda_unfused_bias_sums, jax_na_cuda_unfused_initialize);
         }
 #endif
         return handlers;
@@ -227,6 +236,15 @@ NB_MODULE(_core, m) {
       },
       nb::arg("problem"), nb::arg("float64"),
       "Bytes of scratch space that the naive CUDA backward pass needs.");
+  m.def(
+      "cuda_unfused_workspaces",
+      [](const jax_na::Problem& problem, bool float64) {
+        const auto stored = float64 ? jax_na::Stored::kFloat64 : jax_na::Stored::kFloat32;
+        return std::make_pair(jax_na::cuda::unfused_transposed_workspace(problem, stored),
+                              jax_na::cuda::unfused_bias_sums_workspace(problem, stored));
+      },
+      nb::arg("problem"), nb::arg("float64"),
+      "Bytes of scratch space that the custom calls \"transposed\" and \"bias_sums\" need.");
 #else
   m.attr("has_cuda") = false;
 #endif

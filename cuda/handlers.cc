@@ -2,9 +2,9 @@
 
 #include <cuda_runtime_api.h>
 
-#include <exception>
 #include <string>
 
+#include "cuda/guarded.h"
 #include "cuda/launch.h"
 #include "cuda/naive/naive.h"
 #include "ffi/arguments.h"
@@ -19,18 +19,6 @@ using ffi::Error;
 using Result = ffi::Result<AnyBuffer>;
 using Entries = ffi::Span<const int64_t>;
 
-// Runs `call`, which returns an empty text or what is wrong. An exception must not cross the C
-// boundary to XLA.
-template <typename Call>
-Error guarded(Call call) {
-  try {
-    const std::string wrong = call();
-    return wrong.empty() ? Error::Success() : Error::Internal("jax_na: " + wrong);
-  } catch (const std::exception& e) {
-    return Error::Internal(std::string("jax_na: ") + e.what());
-  }
-}
-
 template <auto kLoad>
 Error initialize() {
   return guarded(kLoad);
@@ -38,14 +26,6 @@ Error initialize() {
 
 int64_t fused_workspace(const Problem& problem, Stored) {
   return fused_backward_workspace(problem);
-}
-
-// XLA aligns what it allocates; the kernels copy 16 bytes at a time.
-std::string check_alignment(std::initializer_list<const void*> pointers) {
-  for (const void* pointer : pointers)
-    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
-      return "a tensor is not aligned to 16 bytes";
-  return "";
 }
 
 template <auto kLaunch>

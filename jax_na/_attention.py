@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax_na import _ffi, _xla
 from jax_na._arguments import Arguments, read_arguments, read_precision, window_of
 from jax_na._implementations import candidates, kernels, require
-from jax_na._operation import NO_JVP, Call, operation
+from jax_na._operation import Call, operation, refusing_forward_mode, vary_alike
 from jax_na._window import Boundary
 
 #: Names of the residuals of the backward pass, for
@@ -48,27 +48,6 @@ def _attend_backward(call: Call, residuals, cotangents):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _varying_axes(x: jax.Array) -> frozenset[str]:
-    """The manual axes over which `x` varies inside shard_map; JAX 0.10 gave them a new name."""
-    aval = jax.typeof(x)
-    return frozenset(
-        aval.manual_axis_type.varying if hasattr(aval, "manual_axis_type") else aval.vma
-    )
-
-
-def _vary_alike(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Inside shard_map: every array varies over the axes that any of them varies over; the
-    transpose sums.
-    """
-    axes = frozenset[str]().union(*(_varying_axes(x) for x in arrays))
-
-    def vary(x: jax.Array) -> jax.Array:
-        missing = tuple(axes - _varying_axes(x))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return [vary(x) for x in arrays]
-
-
 def _compiled(
     a: Arguments, precision: jax.lax.Precision | None, name: str | None
 ) -> tuple[jax.Array, jax.Array]:
@@ -93,16 +72,8 @@ def _compiled(
         bias = jnp.zeros((0, heads, *padding, *(2 * w - 1 for w in a.window.sizes)), bias_dtype)
     else:
         bias = jnp.expand_dims(a.bias.astype(bias_dtype), (0, *range(2, 2 + lead)))
-    geometry = _ffi.Geometry(
-        length=(*padding, *a.spatial),  # pyright: ignore[reportArgumentType]
-        kernel_size=(*padding, *a.window.sizes),  # pyright: ignore[reportArgumentType]
-        stride=(*padding, *a.window.stride),  # pyright: ignore[reportArgumentType]
-        dilation=(*padding, *a.window.dilation),  # pyright: ignore[reportArgumentType]
-        is_causal=((False,) * lead + a.window.is_causal),  # pyright: ignore[reportArgumentType]
-        boundary=(("shift",) * lead + a.window.boundary),  # pyright: ignore[reportArgumentType]
-        scale=a.scale,
-    )
-    operands = _vary_alike(
+    geometry = _ffi.Geometry.of(a.window, a.spatial, a.scale)
+    operands = vary_alike(
         [
             on_grid(a.query),
             on_grid(a.key),
@@ -114,12 +85,8 @@ def _compiled(
     )
     origins = jnp.zeros((2, 3), jnp.int32)
     found = kernels(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
-    try:
+    with refusing_forward_mode():
         results: Any = _attend(Call(geometry, precision, found, name is None), *operands, origins)
-    except TypeError as error:
-        if "forward-mode" not in str(error):
-            raise
-        raise NotImplementedError(NO_JVP) from None
 
     def off_grid(x: jax.Array) -> jax.Array:
         x = jnp.squeeze(x, tuple(range(1, 1 + lead)))

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_na import _core
-from jax_na._window import BOUNDARIES, Boundary
+from jax_na._window import BOUNDARIES, Boundary, Window
 
 #: Where there are custom calls, as (platform, implementation).
 TARGETS = {
     ("cpu", "fused"): "jax_na_cpu",
     ("cuda", "fused"): "jax_na_cuda_fused",
     ("cuda", "naive"): "jax_na_cuda_naive",
+}
+
+
+#: The custom calls of na_qk and na_av on CUDA: see cuda/naive/unfused.h.
+UNFUSED_TARGETS = {
+    kind: f"jax_na_cuda_unfused_{kind}" for kind in ("products", "sums", "transposed", "bias_sums")
 }
 
 
@@ -63,6 +72,51 @@ class Geometry:
     boundary: tuple[Boundary, Boundary, Boundary]
     scale: float
 
+    @classmethod
+    def of(cls, window: Window, spatial: tuple[int, ...], scale: float) -> Geometry:
+        """That of a resolved window on axes of these lengths."""
+        lead = 3 - window.rank
+
+        def triple(leading: Any, entries: Iterable[Any]) -> Any:
+            return (leading,) * lead + tuple(entries)
+
+        return cls(
+            length=triple(1, spatial),
+            kernel_size=triple(1, window.sizes),
+            stride=triple(1, window.stride),
+            dilation=triple(1, window.dilation),
+            is_causal=triple(False, window.is_causal),
+            boundary=triple("shift", window.boundary),
+            scale=scale,
+        )
+
+    def problem(
+        self,
+        batch: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        value_dim: int,
+        additional: int,
+        bias_batch: int,
+    ) -> _core.Problem:
+        """The problem with tensors of these sizes; an empty batch counts as one."""
+        return _core.Problem.of(
+            max(batch, 1),
+            heads,
+            kv_heads,
+            head_dim,
+            value_dim,
+            additional,
+            self.length,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            self.is_causal,
+            self.boundary,
+            bias_batch,
+        )
+
     def attributes(self) -> dict[str, np.ndarray | np.float64]:
         """The attributes of the custom calls (the FFI takes arrays, not tuples)."""
         boundary = [BOUNDARIES.index(b) for b in self.boundary]
@@ -79,15 +133,16 @@ class Geometry:
         }
 
 
-def result_like(x: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype):
-    """The type of a result whose leading dimensions are laid out as those of `x`.
+def result_like(x: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, alike: int | None = None):
+    """The type of a result whose first `alike` dimensions (all that both have, if None) are laid
+    out as those of `x`.
 
     It keeps the explicit sharding and the varying manual axes of `x`, which a bare shape would lose
     without a word.
     """
     aval = jax.typeof(x)
     sharding = aval.sharding
-    spec = tuple(sharding.spec)[: len(shape)]
+    spec = tuple(sharding.spec)[: len(shape) if alike is None else alike]
     spec += (None,) * (len(shape) - len(spec))
     return aval.update(
         shape=shape, dtype=dtype, sharding=sharding.update(spec=jax.sharding.PartitionSpec(*spec))
@@ -169,25 +224,86 @@ def _workspace(
     geometry: Geometry, implementation: str, query, key, value, additional_keys, _, bias
 ):
     """The type of the scratch space of a CUDA backward pass."""
-    problem = _core.Problem.of(
-        max(query.shape[0], 1),
+    problem = geometry.problem(
+        query.shape[0],
         query.shape[-2],
         key.shape[-2],
         query.shape[-1],
         value.shape[-1],
         additional_keys.shape[1],
-        geometry.length,
-        geometry.kernel_size,
-        geometry.stride,
-        geometry.dilation,
-        geometry.is_causal,
-        geometry.boundary,
         bias.shape[0],
     )
     if implementation == "naive":
         size = _core.cuda_naive_backward_workspace(problem, query.dtype == jnp.float64)
     else:
         size = _core.cuda_fused_backward_workspace(problem)
-    aval = jax.typeof(query)
-    sharding = aval.sharding.update(spec=jax.sharding.PartitionSpec(None))
-    return aval.update(shape=(size,), dtype=jnp.dtype(jnp.uint8), sharding=sharding)
+    return result_like(query, (size,), jnp.dtype(jnp.uint8), alike=0)
+
+
+def products(geometry: Geometry, masked: bool, query, key, additional_keys, bias):
+    """Scores [B, z, y, x, N, slots] by a custom call: scale * query . key + bias, and -inf (or, not
+    masked, 0) in invisible slots.
+
+    Operands: query [B, z, y, x, N, D], key [.., K, D], additional_keys [B, S, K, D], bias
+    [0 | 1 | B, N, 2w-1 per axis].
+    """
+    slots = math.prod(geometry.kernel_size) + additional_keys.shape[1]
+    call = jax.ffi.ffi_call(
+        UNFUSED_TARGETS["products"],
+        result_like(query, (*query.shape[:-1], slots), query.dtype),
+    )
+    operands = (query, key, additional_keys, bias)
+    return call(*operands, **geometry.attributes(), masked=np.int64(masked))
+
+
+def sums(geometry: Geometry, slots, key, additional_keys):
+    """scale * the sum of every query's rows, weighed by its slots: [B, z, y, x, N, D]."""
+    result = result_like(slots, (*slots.shape[:-1], key.shape[-1]), slots.dtype)
+    call = jax.ffi.ffi_call(UNFUSED_TARGETS["sums"], result)
+    return call(slots, key, additional_keys, **geometry.attributes())
+
+
+def transposed(geometry: Geometry, kv_heads: int, slots, query):
+    """scale * the sum of the queries that see a key, weighed by their slots: [B, z, y, x, K, D],
+    and [B, S, K, D] for additional keys.
+    """
+    (batch, *_, heads, count), features = slots.shape, query.shape[-1]
+    additional = count - math.prod(geometry.kernel_size)
+    problem = geometry.problem(batch, heads, kv_heads, features, features, additional, 0)
+    size, _ = _core.cuda_unfused_workspaces(problem, slots.dtype == jnp.float64)
+    results = transposed_results(geometry, kv_heads, slots, query)
+    scratch = result_like(slots, (size,), jnp.dtype(jnp.uint8), alike=0)
+    call = jax.ffi.ffi_call(UNFUSED_TARGETS["transposed"], (*results, scratch))
+    return tuple(call(slots, query, **geometry.attributes())[:2])
+
+
+def transposed_results(geometry: Geometry, kv_heads: int, slots, query):
+    """The types of the results of :func:`transposed`."""
+    additional = slots.shape[-1] - math.prod(geometry.kernel_size)
+    batch, *spatial, heads, _ = slots.shape
+    rows = (kv_heads, query.shape[-1])
+    return (
+        # Shards of heads need not be shards of key heads.
+        result_like(
+            slots, (batch, *spatial, *rows), slots.dtype, alike=5 if kv_heads == heads else 4
+        ),
+        result_like(slots, (batch, additional, *rows), slots.dtype, alike=1),
+    )
+
+
+def bias_sums(geometry: Geometry, slots):
+    """The sum of the slots by the distance of their key: [B, N, 2w-1 per axis]."""
+    batch, *_, heads, count = slots.shape
+    additional = count - math.prod(geometry.kernel_size)
+    problem = geometry.problem(batch, heads, heads, 1, 1, additional, max(batch, 1))
+    _, size = _core.cuda_unfused_workspaces(problem, slots.dtype == jnp.float64)
+    result = bias_sums_result(geometry, slots)
+    scratch = result_like(slots, (size,), jnp.dtype(jnp.uint8), alike=0)
+    call = jax.ffi.ffi_call(UNFUSED_TARGETS["bias_sums"], (result, scratch))
+    return call(slots, **geometry.attributes())[0]
+
+
+def bias_sums_result(geometry: Geometry, slots):
+    """The type of the result of :func:`bias_sums`."""
+    shape = (slots.shape[0], slots.shape[4], *(2 * w - 1 for w in geometry.kernel_size))
+    return result_like(slots, shape, lse_dtype(slots.dtype), alike=1)

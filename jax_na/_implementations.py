@@ -120,7 +120,7 @@ def require(name: str, dtype: jnp.dtype, head_dim: int, value_dim: int) -> None:
         raise NotImplementedError(
             f"jax_na: implementation={name!r} is not available: {listed[name].reason}"
         )
-    refusal = _platform(None) == "cuda" and _cuda_refusal(name, dtype, head_dim, value_dim)
+    refusal = is_default("cuda") and _cuda_refusal(name, dtype, head_dim, value_dim)
     if refusal:
         others = "'xla'"
         if name == "fused" and not _cuda_refusal("naive", dtype, head_dim, value_dim):
@@ -131,9 +131,16 @@ def require(name: str, dtype: jnp.dtype, head_dim: int, value_dim: int) -> None:
         )
 
 
-def candidates(implementation: str | Sequence[str] | None) -> tuple[str | None, ...]:
-    """The names to try in order; None alone means the best one of the platform that is compiled
-    for.
+def is_default(platform: str) -> bool:
+    """Whether JAX runs on `platform` by default."""
+    return _platform(None) == platform
+
+
+def candidates(
+    implementation: str | Sequence[str] | None, legal: Sequence[str] = NAMES
+) -> tuple[str | None, ...]:
+    """The names to try in order, of the `legal` ones; None alone means the best one of the platform
+    that is compiled for.
 
     Raises:
       ValueError: an unknown name, or no name at all.
@@ -142,9 +149,9 @@ def candidates(implementation: str | Sequence[str] | None) -> tuple[str | None, 
         return (None,)
     names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
     for name in names:
-        if name not in NAMES:
+        if name not in legal:
             raise ValueError(
-                f"implementation should be None or from {', '.join(map(repr, NAMES))}, but "
+                f"implementation should be None or from {', '.join(map(repr, legal))}, but "
                 f"got {name!r}"
             )
     if not names:
