@@ -9,11 +9,8 @@ from jax_na import _ffi
 export_safety_checks = tuple(
     export.DisabledSafetyCheck.custom_call(target)
     for target in (
-        *(
-            f"{t}_{direction}"
-            for t in _ffi.TARGETS.values()
-            for direction in ("forward", "backward")
-        ),
+        *(f"{target}_forward" for target in _ffi.TARGETS.values()),
+        *(f"{target}_backward" for target in _ffi.TARGETS.values()),
         *_ffi.UNFUSED_TARGETS.values(),
     )
 )

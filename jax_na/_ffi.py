@@ -240,70 +240,53 @@ def _workspace(
     return result_like(query, (size,), jnp.dtype(jnp.uint8), alike=0)
 
 
-def products(geometry: Geometry, masked: bool, query, key, additional_keys, bias):
-    """Scores [B, z, y, x, N, slots] by a custom call: scale * query . key + bias, and -inf (or, not
-    masked, 0) in invisible slots.
-
-    Operands: query [B, z, y, x, N, D], key [.., K, D], additional_keys [B, S, K, D], bias
-    [0 | 1 | B, N, 2w-1 per axis].
-    """
-    slots = math.prod(geometry.kernel_size) + additional_keys.shape[1]
-    call = jax.ffi.ffi_call(
-        UNFUSED_TARGETS["products"],
-        result_like(query, (*query.shape[:-1], slots), query.dtype),
-    )
-    operands = (query, key, additional_keys, bias)
-    return call(*operands, **geometry.attributes(), masked=np.int64(masked))
-
-
-def sums(geometry: Geometry, slots, key, additional_keys):
-    """scale * the sum of every query's rows, weighed by its slots: [B, z, y, x, N, D]."""
-    result = result_like(slots, (*slots.shape[:-1], key.shape[-1]), slots.dtype)
-    call = jax.ffi.ffi_call(UNFUSED_TARGETS["sums"], result)
-    return call(slots, key, additional_keys, **geometry.attributes())
-
-
-def transposed(geometry: Geometry, kv_heads: int, slots, query):
-    """scale * the sum of the queries that see a key, weighed by their slots: [B, z, y, x, K, D],
-    and [B, S, K, D] for additional keys.
-    """
-    (batch, *_, heads, count), features = slots.shape, query.shape[-1]
-    additional = count - math.prod(geometry.kernel_size)
-    problem = geometry.problem(batch, heads, kv_heads, features, features, additional, 0)
-    size, _ = _core.cuda_unfused_workspaces(problem, slots.dtype == jnp.float64)
-    results = transposed_results(geometry, kv_heads, slots, query)
-    scratch = result_like(slots, (size,), jnp.dtype(jnp.uint8), alike=0)
-    call = jax.ffi.ffi_call(UNFUSED_TARGETS["transposed"], (*results, scratch))
-    return tuple(call(slots, query, **geometry.attributes())[:2])
-
-
-def transposed_results(geometry: Geometry, kv_heads: int, slots, query):
-    """The types of the results of :func:`transposed`."""
-    additional = slots.shape[-1] - math.prod(geometry.kernel_size)
-    batch, *spatial, heads, _ = slots.shape
-    rows = (kv_heads, query.shape[-1])
+def unfused_results(geometry: Geometry, kind: str, group: int, *operands: jax.Array):
+    """The types of the results of :func:`unfused`."""
+    first = operands[0]  # the query, or slots
+    batch, *spatial, heads, last = first.shape
+    window = math.prod(geometry.kernel_size)
+    if kind == "products":
+        slots = window + operands[2].shape[1]
+        return (result_like(first, (*first.shape[:-1], slots), first.dtype),)
+    if kind == "sums":
+        return (result_like(first, (*first.shape[:-1], operands[1].shape[-1]), first.dtype),)
+    if kind == "bias_sums":
+        sizes = (2 * w - 1 for w in geometry.kernel_size)
+        return (result_like(first, (batch, heads, *sizes), lse_dtype(first.dtype), alike=1),)
+    rows = (heads // group, operands[1].shape[-1])
     return (
         # Shards of heads need not be shards of key heads.
-        result_like(
-            slots, (batch, *spatial, *rows), slots.dtype, alike=5 if kv_heads == heads else 4
-        ),
-        result_like(slots, (batch, additional, *rows), slots.dtype, alike=1),
+        result_like(first, (batch, *spatial, *rows), first.dtype, alike=5 if group == 1 else 4),
+        result_like(first, (batch, last - window, *rows), first.dtype, alike=1),
     )
 
 
-def bias_sums(geometry: Geometry, slots):
-    """The sum of the slots by the distance of their key: [B, N, 2w-1 per axis]."""
-    batch, *_, heads, count = slots.shape
-    additional = count - math.prod(geometry.kernel_size)
-    problem = geometry.problem(batch, heads, heads, 1, 1, additional, max(batch, 1))
-    _, size = _core.cuda_unfused_workspaces(problem, slots.dtype == jnp.float64)
-    result = bias_sums_result(geometry, slots)
-    scratch = result_like(slots, (size,), jnp.dtype(jnp.uint8), alike=0)
-    call = jax.ffi.ffi_call(UNFUSED_TARGETS["bias_sums"], (result, scratch))
-    return call(slots, **geometry.attributes())[0]
+def unfused(geometry: Geometry, kind: str, group: int, masked: bool, *operands: jax.Array):
+    """One of the operations of jax_na/_slots.py by a custom call for CUDA.
 
-
-def bias_sums_result(geometry: Geometry, slots):
-    """The type of the result of :func:`bias_sums`."""
-    shape = (slots.shape[0], slots.shape[4], *(2 * w - 1 for w in geometry.kernel_size))
-    return result_like(slots, shape, lse_dtype(slots.dtype), alike=1)
+    Args:
+      geometry: of the window.
+      kind: "products" (query, key, additional_keys, bias to slots), "sums" (slots, key,
+        additional_keys to query), "transposed" (slots, query to key and additional_keys) or
+        "bias_sums" (slots to bias, [B, N, 2w-1 per axis]).
+      group: query heads of a key head.
+      masked: whether products fill invisible slots with -inf, or with 0.
+    """
+    results = unfused_results(geometry, kind, group, *operands)
+    attributes: dict[str, Any] = dict(geometry.attributes())
+    if kind == "products":
+        attributes["masked"] = np.int64(masked)
+    count = len(results)
+    if kind in ("transposed", "bias_sums"):
+        slots = operands[0]
+        batch, *_, heads, last = slots.shape
+        features = operands[1].shape[-1] if kind == "transposed" else 1
+        additional = last - math.prod(geometry.kernel_size)
+        problem = geometry.problem(
+            batch, heads, heads // group, features, features, additional, max(batch, 1)
+        )
+        sizes = _core.cuda_unfused_workspaces(problem, slots.dtype == jnp.float64)
+        size = sizes[0 if kind == "transposed" else 1]
+        results = (*results, result_like(slots, (size,), jnp.dtype(jnp.uint8), alike=0))
+    call = jax.ffi.ffi_call(UNFUSED_TARGETS[kind], results)
+    return tuple(call(*operands, **attributes)[:count])

@@ -4,9 +4,9 @@
     transposed  key = scale * slots^T query              bias_sums  bias = slots by distance
 
 Each is linear in each of its operands, and the derivatives of each are the others: reverse mode
-goes to any order. Canonical operands: query [B, z, y, x, N, D], key [B, z, y, x, K, D], additional keys
-[B, S, K, D], bias [0 | 1 | B, N, 2w-1 per axis], slots [B, z, y, x, N, slots]. Products fill
-invisible slots, and nothing else reads them.
+goes to any order. Canonical operands: query [B, z, y, x, N, D], key [B, z, y, x, K, D],
+additional_keys [B, S, K, D], bias [0 | 1 | B, N, 2w-1 per axis], slots [B, z, y, x, N, slots].
+Products fill invisible slots, and nothing else reads them.
 """
 
 from __future__ import annotations
@@ -30,29 +30,20 @@ class Call:
     """What identifies the operations on slots."""
 
     geometry: _ffi.Geometry
-    kv_heads: int
+    group: int  # query heads of a key head
     # Whether products fill invisible slots with -inf, or with 0.
     masked: bool = False
 
 
 def _on_cuda(call: Call, kind: str, *operands: jax.Array) -> tuple[jax.Array, ...]:
-    geometry = call.geometry
-    if kind == "products":
-        compiled = functools.partial(_ffi.products, geometry, call.masked)
-    elif kind == "sums":
-        compiled = functools.partial(_ffi.sums, geometry)
-    elif kind == "transposed":
-        compiled = functools.partial(_ffi.transposed, geometry, call.kv_heads)
-    else:
-        compiled = functools.partial(_ffi.bias_sums, geometry)
-    results = jax.lax.platform_dependent(*operands, cuda=compiled)
-    return results if kind == "transposed" else (results,)
+    compiled = functools.partial(_ffi.unfused, call.geometry, kind, call.group, call.masked)
+    return jax.lax.platform_dependent(*operands, cuda=compiled)
 
 
 @functools.lru_cache(maxsize=4096)
-def _local(call: Call, kind: str, group: int, bias_batch: int) -> Callable[..., Any]:
+def _local(call: Call, kind: str, bias_batch: int, kv_heads: int) -> Callable[..., Any]:
     return partitioned(
-        functools.partial(_on_cuda, call, kind), kind, group, bias_batch, call.kv_heads
+        functools.partial(_on_cuda, call, kind), kind, call.group, bias_batch, kv_heads
     )
 
 
@@ -63,9 +54,9 @@ def _operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
 
     @jax.custom_batching.custom_vmap
     def mapped(*operands):
-        heads = operands[0].shape[4]
         bias_batch = operands[bias].shape[0] if bias else 0
-        return _local(call, kind, heads // call.kv_heads, bias_batch)(*operands)
+        kv_heads = operands[0].shape[4] // call.group
+        return _local(call, kind, bias_batch, kv_heads)(*operands)
 
     @mapped.def_vmap
     def _(axis_size, in_batched, *operands):  # pyright: ignore[reportUnusedFunction]
@@ -99,17 +90,27 @@ def _products_forward(call: Call, query, key, additional_keys, bias):
     return slots, (query, key, additional_keys, bias)
 
 
+def _as_given(gradient: jax.Array, operand: jax.Array) -> jax.Array:
+    """The gradient as its operand is laid out on the explicit axes of a mesh, which need not be as
+    the slots are.
+    """
+    sharding = jax.typeof(operand).sharding
+    if jax.typeof(gradient).sharding == sharding:
+        return gradient
+    return jax.sharding.reshard(gradient, sharding)
+
+
 def _products_backward(call: Call, residuals, dslots):
     query, key, additional_keys, bias = residuals
     dquery = sums(call, dslots, key, additional_keys)
     dkey, dadditional_keys = transposed(call, dslots, query)
     if bias.shape[0] == 0:
-        return dquery, dkey, dadditional_keys, jnp.zeros_like(bias)
-    heads = query.shape[4]
-    dbias = bias_sums(dataclasses.replace(call, kv_heads=heads), dslots)
-    if bias.shape[0] == 1:  # one bias for the whole batch
-        dbias = jnp.sum(dbias, 0, keepdims=True)
-    return dquery, dkey, dadditional_keys, dbias
+        dbias = jnp.zeros_like(bias)
+    else:
+        dbias = bias_sums(dataclasses.replace(call, group=1), dslots)
+        if bias.shape[0] == 1:  # one bias for the whole batch
+            dbias = jnp.sum(dbias, 0, keepdims=True)
+    return tuple(map(_as_given, (dquery, dkey, dadditional_keys, dbias), residuals))
 
 
 products.defvjp(_products_forward, _products_backward)
@@ -127,7 +128,8 @@ def _sums_forward(call: Call, slots, key, additional_keys):
 
 def _sums_backward(call: Call, residuals, dquery):
     slots, key, additional_keys = residuals
-    return _unbiased(call, dquery, key, additional_keys), *transposed(call, slots, dquery)
+    dslots = _unbiased(call, dquery, key, additional_keys)
+    return tuple(map(_as_given, (dslots, *transposed(call, slots, dquery)), residuals))
 
 
 sums.defvjp(_sums_forward, _sums_backward)
@@ -147,7 +149,8 @@ def _transposed_forward(call: Call, slots, query):
 
 def _transposed_backward(call: Call, residuals, cotangents):
     slots, query = residuals
-    return _unbiased(call, query, *cotangents), sums(call, slots, *cotangents)
+    gradients = (_unbiased(call, query, *cotangents), sums(call, slots, *cotangents))
+    return tuple(map(_as_given, gradients, residuals))
 
 
 transposed.defvjp(_transposed_forward, _transposed_backward)

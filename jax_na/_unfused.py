@@ -52,7 +52,7 @@ def _qk_by_kernels(given: Arguments) -> jax.Array:
     if given.bias is not None:
         bias = given.bias.astype(bias.dtype).reshape(1, heads, *sizes)
     geometry = _ffi.Geometry.of(window, given.spatial, given.scale)
-    call = _slots.Call(geometry, key.shape[4], masked=True)
+    call = _slots.Call(geometry, heads // key.shape[4], masked=True)
     operands = vary_alike((query, key, _tokens(given.additional_keys, key), bias))
     scores = _slots.products(call, *operands)
     return scores.reshape(*given.batch, *given.spatial, heads, scores.shape[-1])
@@ -67,7 +67,8 @@ def _av_by_kernels(
     rows = _canonical(window, value.astype(kind))
     more = _tokens(additional_values, rows).astype(kind)
     spatial = value.shape[-window.rank - 2 : -2]
-    call = _slots.Call(_ffi.Geometry.of(window, spatial, 1.0), rows.shape[4])
+    geometry = _ffi.Geometry.of(window, spatial, 1.0)
+    call = _slots.Call(geometry, slots.shape[4] // rows.shape[4])
     out = _slots.sums(call, *vary_alike((slots, rows, more)))
     return out.astype(value.dtype).reshape(*weights.shape[:-1], value.shape[-1])
 

@@ -118,12 +118,6 @@ def test_the_halves_elsewhere_are_pure_jax(cuda_by_default):
     assert targets(jax.grad(weigh), tokens(5), platforms=("cpu",)) == set()
 
 
-def test_the_halves_in_forward_mode_name_what_can_do_it(cuda_by_default):
-    x = jnp.asarray(tokens(5))
-    with pytest.raises(NotImplementedError, match="implementation='xla'"):
-        jax.jvp(weigh, (x,), (x,))
-
-
 def test_the_halves_of_too_many_features(cuda_by_default):
     assert targets(weigh, tokens(257)) == set()
     with pytest.raises(NotImplementedError, match="up to 256"):
