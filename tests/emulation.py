@@ -19,7 +19,7 @@ PASSES = ("forward", "query_gradient", "key_gradient")
 #: The code that chooses and launches kernels, as it is.
 HOST_SOURCES = ("cuda/dispatch.cc", "cuda/fused.cc", "cuda/plan.cc")
 
-FLAGS = ("-std=c++17", "-Wno-unknown-pragmas")
+FLAGS = ("-std=c++17", "-Wno-unknown-pragmas", "-Wno-psabi")
 # The emulation's headers come first: it has its own of CUDA's and of cuda/ptx.
 INCLUDES = (f"-I{EMULATION / 'include'}", f"-I{ROOT}")
 HOST_FLAGS = (*FLAGS, "-O2", *INCLUDES)
