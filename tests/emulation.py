@@ -64,7 +64,7 @@ class Build:
         return objects
 
     def programs(self) -> dict[str, pathlib.Path]:
-        """Compiles ptx_test and attention_test."""
+        """Compiles attention_test and the tests of the emulation itself."""
         kernels = [("cuda/additional_gradient.cu", KERNEL_FLAGS)]
         for name in PASSES:
             for element, table in ELEMENTS:
@@ -76,15 +76,16 @@ class Build:
         emulation = [
             (str(path.relative_to(ROOT)), HOST_FLAGS) for path in sorted(EMULATION.glob("*.cc"))
         ]
-        ptx = [("cuda/emulation/tests/ptx_test.cc", KERNEL_FLAGS)]
+        own = {name: f"cuda/emulation/tests/{name}.cc" for name in ("ptx_test", "hopper_ptx_test")}
 
         # The slowest first.
-        objects = self._objects([*kernels, *hosts, *emulation, *ptx])
-        shared = objects[-1 - len(emulation) : -1]
-        parts = {
-            "attention_test": objects[: len(kernels) + len(hosts)],
-            "ptx_test": objects[-1:],
-        }
-        for name, own in parts.items():
-            self._run(*own, *shared, "-o", self.directory / name)
+        sources = [*kernels, *hosts, *((source, KERNEL_FLAGS) for source in own.values())]
+        objects = self._objects([*sources, *emulation])
+        shared = objects[len(sources) :]
+        attention = len(kernels) + len(hosts)
+        parts = {"attention_test": objects[:attention]}
+        for name, compiled in zip(own, objects[attention : len(sources)], strict=True):
+            parts[name] = [compiled]
+        for name, compiled in parts.items():
+            self._run(*compiled, *shared, "-o", self.directory / name)
         return {name: self.directory / name for name in parts}

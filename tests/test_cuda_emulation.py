@@ -28,9 +28,10 @@ def run(*command):
     return lines
 
 
-def test_emulated_instructions(programs):
+@pytest.mark.parametrize("name", ["ptx_test", "hopper_ptx_test"])
+def test_emulated_instructions(programs, name):
     """Against examples worked out by hand, and with mistakes that the emulation has to find."""
-    assert run(programs["ptx_test"])[-1] == "0 failures"
+    assert run(programs[name])[-1] == "0 failures"
 
 
 def test_features(programs):

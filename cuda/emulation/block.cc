@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <deque>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -96,6 +97,7 @@ void switch_to(int next) {
 }
 
 std::string lanes(uint32_t mask) {
+  if (mask == ~0u) return " 0 to 31";
   std::string text;
   for (int lane = 0; lane < kWarpSize; ++lane)
     if (mask >> lane & 1) text += " " + std::to_string(lane);
@@ -111,10 +113,13 @@ std::string lanes(uint32_t mask) {
     if (warp.here != 0) text += " at " + std::string(warp.name) + " lanes" + lanes(warp.here) + ";";
     if (warp.barrier != 0) text += " at __syncthreads lanes" + lanes(warp.barrier) + ";";
     if (warp.living != ~0u) text += " ended lanes" + lanes(~warp.living);
+    std::map<std::string, uint32_t> waiting;
     for (const Sleeper& sleeper : block.sleepers)
       if (sleeper.thread / kWarpSize == static_cast<int>(w))
-        text += " lane " + std::to_string(sleeper.thread % kWarpSize) + " waits for " +
-                sleeper.what + " " + std::to_string(sleeper.number) + ";";
+        waiting[std::string(sleeper.what) + " " + std::to_string(sleeper.number)] |=
+            1u << sleeper.thread % kWarpSize;
+    for (const auto& [what, mask] : waiting)
+      text += " waiting for " + what + " lanes" + lanes(mask) + ";";
   }
   fail("every thread waits, for one that is elsewhere or has ended:%s\n ", text.c_str());
 }
@@ -170,6 +175,7 @@ void complete(Warp& warp) {
 void live() {
   for (;;) {
     (*block.body)();
+    end_bulk_copies_of_thread();
     Warp& warp = this_warp();
     warp.ready &= ~lane_bit();
     warp.living &= ~lane_bit();

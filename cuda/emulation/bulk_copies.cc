@@ -25,8 +25,15 @@ struct Copy {
   int group;  // of the thread's stores
 };
 
+// What a thread knows of its stores.
+struct Stores {
+  int groups = 0;   // ended
+  int waited = 0;   // groups that were waited for
+  int latest = -1;  // group of the latest store
+};
+
 std::vector<Copy> under_way;
-std::vector<int> groups_of_thread;  // ended
+std::vector<Stores> stores_of_thread;
 
 constexpr uint32_t kChunk = 16;
 
@@ -105,13 +112,16 @@ Copy described(Kind kind, const CUtensorMap* map, uint32_t shared, const int (&a
 
 void begin_bulk_copies(int threads) {
   under_way.clear();
-  groups_of_thread.assign(threads, 0);
+  stores_of_thread.assign(threads, Stores());
 }
 
 void end_bulk_copies() {
-  if (under_way.empty()) return;
-  if (under_way[0].kind == Kind::kLoad) fail("a block ended while TMA loads were under way");
-  fail("thread %d ended before TMA had read what it stores", under_way[0].thread);
+  if (!under_way.empty()) fail("a block ended while TMA loads were under way");
+}
+
+void end_bulk_copies_of_thread() {
+  const Stores& own = stores_of_thread[this_thread()];
+  if (own.latest >= own.waited) fail("a thread ends before TMA has read what it stores");
 }
 
 bool advance_bulk_copies() {
@@ -135,19 +145,22 @@ void start_bulk_store(const CUtensorMap* map, uint32_t from, const int (&at)[5],
   if (adds && copy.map.element_bytes != sizeof(float)) fail("TMA: it adds float32 alone here");
   for (int coordinate : at)
     if (coordinate < 0) fail("TMA: a store begins at %d, below 0", coordinate);
-  copy.group = groups_of_thread[this_thread()];
+  Stores& own = stores_of_thread[this_thread()];
+  copy.group = own.latest = own.groups;
   under_way.push_back(copy);
 }
 
 void commit_bulk_stores() {
-  ++groups_of_thread[this_thread()];
+  ++stores_of_thread[this_thread()].groups;
 }
 
 void wait_bulk_stores(int pending) {
-  const int thread = this_thread(), last = groups_of_thread[thread] - pending;
+  const int thread = this_thread();
+  Stores& own = stores_of_thread[thread];
+  own.waited = own.groups - pending;
   for (size_t i = 0; i < under_way.size();) {
     const Copy& copy = under_way[i];
-    if (copy.kind != Kind::kLoad && copy.thread == thread && copy.group < last)
+    if (copy.kind != Kind::kLoad && copy.thread == thread && copy.group < own.waited)
       make_and_forget(i);
     else
       ++i;

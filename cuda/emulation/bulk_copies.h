@@ -10,9 +10,11 @@
 
 namespace jax_na::emulation {
 
-// Begins a block; ends it, where nothing may be under way.
+// Begins a block; ends it, where no load may be under way; ends the calling thread, which has to
+// have waited for its stores.
 void begin_bulk_copies(int threads);
 void end_bulk_copies();
+void end_bulk_copies_of_thread();
 
 // Makes one copy, of those under way; false where there is none.
 bool advance_bulk_copies();
