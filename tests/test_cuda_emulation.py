@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from emulation import Build, compiler
+from emulation import build, compiler
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the emulation is written for Linux"),
@@ -14,7 +14,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    return Build(tmp_path_factory.mktemp("emulation")).programs()
+    return build(tmp_path_factory.mktemp("emulation"))
 
 
 def run(*command):

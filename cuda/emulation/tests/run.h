@@ -10,6 +10,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "cuda/emulation/tests/array.h"
@@ -34,7 +35,7 @@ inline void fail_case(const std::string& name, const std::string& how) {
 struct Implementation {
   std::function<std::string(const Forward&)> forward;
   std::function<std::string(const Backward&)> backward;  // may be none
-  int64_t (*workspace)(const Problem&);
+  std::function<int64_t(const Problem&)> workspace;
 };
 
 // An element type and a precision, with the error that its roundings may make of the largest
@@ -88,6 +89,7 @@ class Comparison {
 
 template <typename T>
 void run(const Implementation& implementation, const Case& of, const Kind<T>& kind) {
+  using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
   const Problem& problem = of.problem;
   const std::string name = of.name + " (" + kind.name + ")";
   const int64_t queries = problem.batch * problem.query_tokens() * problem.heads;
@@ -97,7 +99,7 @@ void run(const Implementation& implementation, const Case& of, const Kind<T>& ki
   Array<T> query(queries * problem.head_dim), key(keys * problem.head_dim),
       value(keys * problem.value_dim), additional_keys(additional * problem.head_dim),
       additional_values(additional * problem.value_dim), dout(queries * problem.value_dim);
-  Array<float> bias(problem.bias_batch * head_bias), dlse(queries);
+  Array<Real> bias(problem.bias_batch * head_bias), dlse(queries);
   std::mt19937 random(1);
   Inputs inputs{problem,
                 query.draw(random),
@@ -119,7 +121,7 @@ void run(const Implementation& implementation, const Case& of, const Kind<T>& ki
     unplaced.axes[a].query_origin = unplaced.axes[a].key_origin = 0;
   }
   Array<T> out(queries * problem.value_dim);
-  Array<float> lse(queries);
+  Array<Real> lse(queries);
   Forward forward{};
   forward.problem = unplaced;
   forward.stored = kind.stored;
@@ -144,7 +146,7 @@ void run(const Implementation& implementation, const Case& of, const Kind<T>& ki
   Array<T> dquery(queries * problem.head_dim), dkey(keys * problem.head_dim),
       dvalue(keys * problem.value_dim), dadditional_keys(additional * problem.head_dim),
       dadditional_values(additional * problem.value_dim);
-  Array<float> dbias(problem.batch * head_bias);
+  Array<Real> dbias(problem.batch * head_bias);
   Array<char> workspace(implementation.workspace(unplaced));
   Backward backward{};
   backward.problem = unplaced;
