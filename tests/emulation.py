@@ -5,6 +5,7 @@ compiler is all it takes.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -13,21 +14,72 @@ import subprocess
 ROOT = pathlib.Path(__file__).parents[1]
 EMULATION = ROOT / "cuda" / "emulation"
 
-#: (element, table in cuda/instances.h) of the fused kernels.
-ELEMENTS = (("__nv_bfloat16", "16_BIT"), ("__half", "16_BIT"), ("float", "32_BIT"))
-PASSES = ("forward", "query_gradient", "key_gradient")
-#: The code that chooses and launches kernels, as it is.
-HOST_SOURCES = ("cuda/dispatch.cc", "cuda/fused.cc", "cuda/plan.cc")
-
-FLAGS = ("-std=c++17", "-Wno-unknown-pragmas")
+FLAGS = ("-std=c++17", "-Wno-unknown-pragmas", "-Wno-psabi")
 # The emulation's headers come first: it has its own of CUDA's and of cuda/ptx.
 INCLUDES = (f"-I{EMULATION / 'include'}", f"-I{ROOT}")
-HOST_FLAGS = (*FLAGS, "-O2", *INCLUDES)
+HOST_FLAGS = ("-O2", *FLAGS, *INCLUDES)
 # Of dozens of kernels each runs for a moment: to optimise them takes longer than it saves.
 KERNEL_FLAGS = (
-    *(*FLAGS, "-O1", *INCLUDES),
+    *("-O1", *FLAGS, *INCLUDES),
     *("-x", "c++", "-DJAX_NA_EMULATION", "-include", "cuda_runtime.h"),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    path: str  # from the root of the repository
+    kernels: bool = False
+    defines: tuple[str, ...] = ()
+
+    def object_name(self) -> str:
+        return "-".join((self.path.replace("/", "_"), *self.defines)) + ".o"
+
+    def command(self) -> tuple[str, ...]:
+        flags = KERNEL_FLAGS if self.kernels else HOST_FLAGS
+        return (*flags, *(f"-D{define}" for define in self.defines), "-c", str(ROOT / self.path))
+
+
+def of_elements(path: str) -> list[Source]:
+    """Kernels that the build compiles once for each element type, from a table of instances."""
+    tables = {"__nv_bfloat16": "16_BIT", "__half": "16_BIT", "float": "32_BIT"}
+    return [
+        Source(path, True, (f"JAX_NA_ELEMENT={element}", f"JAX_NA_TABLE={name}"))
+        for element, name in tables.items()
+    ]
+
+
+#: The slowest first.
+KERNELS = [
+    *of_elements("cuda/key_gradient/instances.cu"),
+    *of_elements("cuda/query_gradient/instances.cu"),
+    *of_elements("cuda/forward/instances.cu"),
+    Source("cuda/additional_gradient.cu", kernels=True),
+    *(
+        Source(f"cuda/naive/{name}.cu", kernels=True)
+        for name in ("unfused", "key_gradient", "query_gradient", "forward", "sum_parts")
+    ),
+]
+#: The code that chooses and launches kernels, as it is, and what all tests share.
+HOSTS = [
+    Source(f"cuda/{name}.cc")
+    for name in (
+        "dispatch",
+        "fused",
+        "naive/naive",
+        "plan",
+        "emulation/tests/cases",
+        "emulation/tests/reference",
+    )
+]
+#: Programs of kernels, and programs of the emulation alone.
+ATTENTION_TESTS = [
+    Source(f"cuda/emulation/tests/{name}.cc")
+    for name in ("attention_test", "naive_test", "unfused_test")
+]
+OWN_TESTS = [
+    Source(f"cuda/emulation/tests/{name}.cc", kernels=True)
+    for name in ("ptx_test", "hopper_ptx_test")
+]
 
 
 def compiler() -> str | None:
@@ -36,55 +88,32 @@ def compiler() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-class Build:
-    """Objects and programs, in a directory of their own."""
+def _run(*command: object) -> None:
+    line = [str(word) for word in (compiler(), *command)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(line)}\n{done.stderr}")
 
-    def __init__(self, directory: pathlib.Path):
-        self.directory = directory
 
-    def _run(self, *command: object) -> None:
-        line = [str(word) for word in (compiler(), *command)]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(line)}\n{done.stderr}")
+def build(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Compiles every test program into `directory`, with all cores; returns them by name."""
+    emulation = [Source(str(path.relative_to(ROOT))) for path in sorted(EMULATION.glob("*.cc"))]
 
-    def _objects(self, sources: list[tuple[str, tuple[str, ...]]]) -> list[pathlib.Path]:
-        """Compiles every (file, flags), as many at a time as there are cores."""
-        objects = [
-            self.directory / f"{i}_{source.replace('/', '_')}.o"
-            for i, (source, _) in enumerate(sources)
+    def objects(sources: list[Source]) -> list[pathlib.Path]:
+        return [directory / source.object_name() for source in sources]
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        sources = [*KERNELS, *ATTENTION_TESTS, *OWN_TESTS, *HOSTS, *emulation]
+        jobs = [
+            pool.submit(_run, *source.command(), "-o", to)
+            for source, to in zip(sources, objects(sources), strict=True)
         ]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = [
-                pool.submit(self._run, *flags, "-c", ROOT / source, "-o", to)
-                for (source, flags), to in zip(sources, objects, strict=True)
-            ]
-            for job in jobs:
-                job.result()
-        return objects
-
-    def programs(self) -> dict[str, pathlib.Path]:
-        """Compiles ptx_test and attention_test."""
-        kernels = [("cuda/additional_gradient.cu", KERNEL_FLAGS)]
-        for name in PASSES:
-            for element, table in ELEMENTS:
-                defines = (f"-DJAX_NA_ELEMENT={element}", f"-DJAX_NA_TABLE={table}")
-                kernels.append((f"cuda/{name}/instances.cu", (*KERNEL_FLAGS, *defines)))
-        tests = [f"cuda/emulation/tests/{name}.cc" for name in ("attention_test", "cases")]
-        tests.append("cuda/emulation/tests/reference.cc")
-        hosts = [(source, HOST_FLAGS) for source in (*tests, *HOST_SOURCES)]
-        emulation = [
-            (str(path.relative_to(ROOT)), HOST_FLAGS) for path in sorted(EMULATION.glob("*.cc"))
-        ]
-        ptx = [("cuda/emulation/tests/ptx_test.cc", KERNEL_FLAGS)]
-
-        # The slowest first.
-        objects = self._objects([*kernels, *hosts, *emulation, *ptx])
-        shared = objects[-1 - len(emulation) : -1]
-        parts = {
-            "attention_test": objects[: len(kernels) + len(hosts)],
-            "ptx_test": objects[-1:],
-        }
-        for name, own in parts.items():
-            self._run(*own, *shared, "-o", self.directory / name)
-        return {name: self.directory / name for name in parts}
+        for job in jobs:
+            job.result()
+    programs = {}
+    for tests, parts in ((ATTENTION_TESTS, [*KERNELS, *HOSTS, *emulation]), (OWN_TESTS, emulation)):
+        for test in tests:
+            program = directory / pathlib.Path(test.path).stem
+            _run(*objects([test, *parts]), "-o", program)
+            programs[program.name] = program
+    return programs

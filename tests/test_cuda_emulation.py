@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from emulation import Build, compiler
+from emulation import build, compiler
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the emulation is written for Linux"),
@@ -14,7 +14,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    return Build(tmp_path_factory.mktemp("emulation")).programs()
+    return build(tmp_path_factory.mktemp("emulation"))
 
 
 def run(*command):
@@ -28,9 +28,10 @@ def run(*command):
     return lines
 
 
-def test_emulated_instructions(programs):
+@pytest.mark.parametrize("name", ["ptx_test", "hopper_ptx_test"])
+def test_emulated_instructions(programs, name):
     """Against examples worked out by hand, and with mistakes that the emulation has to find."""
-    assert run(programs["ptx_test"])[-1] == "0 failures"
+    assert run(programs[name])[-1] == "0 failures"
 
 
 def test_features(programs):
@@ -47,3 +48,11 @@ def test_every_instance(programs):
 
 def test_random_problems(programs):
     assert len(run(programs["attention_test"], "--random", 40, 0)) == 41
+
+
+@pytest.mark.parametrize("program", ["naive_test", "unfused_test"])
+def test_naive_kernels(programs, program):
+    """Every feature in every element type, with rows of any alignment."""
+    lines = run(programs[program])
+    for kind in ("(bfloat16)", "(float16)", "(float32)", "(float64)"):
+        assert sum(kind in line for line in lines) >= 30

@@ -1,124 +1,118 @@
-"""What is compiled for CUDA, as seen from a machine that need not have a GPU."""
+"""What is compiled for CUDA, on a machine that need not have a GPU."""
 
+import collections
 import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax import export
 
 import jax_na
-from jax_na import _core, _implementations
+from jax_na import _core
 
-pytestmark = pytest.mark.skipif(not _core.has_cuda, reason="built without a CUDA compiler")
+FUNCTIONS = {1: jax_na.na1d, 2: jax_na.na2d, 3: jax_na.na3d}
+SHAPES = {1: (40,), 2: (6, 7), 3: (3, 4, 5)}
+FORWARD, BACKWARD = "jax_na_cuda_fused_forward", "jax_na_cuda_fused_backward"
 
-checks = jax_na.export_safety_checks
-
-
-def targets(function, *arguments, platforms=("cuda",)):
-    """The custom calls of jax_na in a function lowered for the platforms."""
-    exported = export.export(jax.jit(function), platforms=platforms, disabled_checks=checks)
-    return set(re.findall(r"jax_na_\w+", exported(*arguments).mlir_module()))
-
-
-def attend(x, **keywords):
-    return jax_na.na2d(x, x, x, 3, **keywords)
-
-
-def loss(x):
-    bias = jnp.ones((2, 5, 5), x.dtype)
-    out, lse = attend(x, relative_position_bias=bias, return_lse=True)
-    return jnp.sum(out) + jnp.sum(lse)
-
-
-def tokens(features, dtype="float32"):
-    return np.ones((2, 6, 7, 2, features), dtype)
-
-
-@pytest.mark.parametrize(
-    ("features", "dtype", "implementation"),
-    [
-        (32, "float32", "fused"),
-        (256, "float16", "fused"),
-        (5, "float32", "naive"),
-        (32, "float64", "naive"),
-    ],
+needs_kernels = pytest.mark.skipif(
+    not _core.has_cuda, reason="jax_na was built without a CUDA compiler"
 )
-def test_none_takes_the_best_kernels_that_can_do_it(features, dtype, implementation):
+
+
+def query(rank, dtype="bfloat16", head_dim=32):
+    return jax.ShapeDtypeStruct((2, *SHAPES[rank], 4, head_dim), jnp.dtype(dtype))
+
+
+def calls(function, *operands):
+    """How often each custom call of jax_na stands in what is lowered for CUDA."""
+    text = jax.jit(function).trace(*operands).lower(lowering_platforms=("cuda",)).as_text()
+    return collections.Counter(re.findall(r"@(jax_na_\w+)", text))
+
+
+def attend(rank, **options):
+    return lambda q: FUNCTIONS[rank](q, q, q, 3, **options)
+
+
+def loss(rank, **options):
+    return lambda q: jnp.sum(attend(rank, **options)(q).astype(jnp.float32))
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("rank", FUNCTIONS)
+def test_fused_calls(rank, dtype):
+    q = query(rank, dtype)
+    assert calls(attend(rank), q) == {FORWARD: 1}
+    assert calls(jax.grad(loss(rank)), q) == {FORWARD: 1, BACKWARD: 1}
+
+
+@needs_kernels
+@pytest.mark.parametrize("head_dim", [8, 72, 256])
+def test_head_dimensions_with_kernels(head_dim):
+    assert calls(attend(1), query(1, head_dim=head_dim)) == {FORWARD: 1}
+
+
+@needs_kernels
+@pytest.mark.parametrize(("dtype", "head_dim"), [("float64", 32), ("bfloat16", 12), ("float32", 5)])
+def test_other_problems_run_the_naive_kernels(dtype, head_dim):
     with jax.enable_x64(dtype == "float64"):
-        found = targets(jax.grad(loss), tokens(features, dtype))
-    directions = ("forward", "backward")
-    assert found == {f"jax_na_cuda_{implementation}_{direction}" for direction in directions}
+        found = calls(jax.grad(loss(2)), query(2, dtype, head_dim))
+    assert found == {"jax_na_cuda_naive_forward": 1, "jax_na_cuda_naive_backward": 1}
 
 
-def test_what_no_kernel_can_do_is_pure_jax():
-    assert targets(attend, tokens(257)) == set()
+@needs_kernels
+def test_what_no_kernels_can_do_is_pure_jax():
+    assert not calls(jax.grad(loss(2)), query(2, head_dim=264))
 
 
-def test_one_export_for_two_platforms():
-    both = {"jax_na_cpu_forward", "jax_na_cuda_fused_forward"}
-    assert targets(attend, tokens(8), platforms=("cpu", "cuda")) == both
+@needs_kernels
+@pytest.mark.parametrize(("names", "forward"), [(jax_na.RESIDUAL_NAMES, 1), ((), 2)])
+def test_named_residuals_save_the_recomputation(names, forward):
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    step = jax.checkpoint(lambda q: loss(2)(jnp.sin(q)), policy=policy)
+    assert calls(jax.value_and_grad(step), query(2, "float32")) == {FORWARD: forward, BACKWARD: 1}
 
 
-def test_naive_is_listed_and_refused_where_there_is_no_gpu():
-    listed = {one.name: one for one in jax_na.implementations("cuda")}
-    assert listed["naive"].available
-    assert "float64" in str(listed["naive"])
-    assert not {one.name: one for one in jax_na.implementations("cpu")}["naive"].available
+@needs_kernels
+def test_precision_is_an_attribute():
+    def precision(value):
+        lowered = jax.jit(attend(2, precision=value)).trace(query(2, "float32"))
+        return re.findall(
+            r"precision = (\d)", lowered.lower(lowering_platforms=("cuda",)).as_text()
+        )
+
+    assert precision(None) == precision("default") == ["0"]
+    assert precision("highest") == ["1"]
 
 
-@pytest.fixture
-def cuda_by_default(monkeypatch):
-    """As if JAX had a GPU: what is traced here is for lowering only."""
-    monkeypatch.setattr(_implementations, "_platform", lambda name: name or "cuda")
+@needs_kernels
+@pytest.mark.parametrize("platforms", [("cuda",), ("cpu", "cuda")])
+def test_export(platforms):
+    step = jax.jit(jax.grad(loss(2)))
+    with pytest.raises(ValueError, match="no compatibility guarantees"):
+        export.export(step, platforms=platforms)(query(2))
+    exported = export.export(
+        step, platforms=platforms, disabled_checks=jax_na.export_safety_checks
+    )(query(2))
+    again = export.deserialize(exported.serialize())
+    assert again.platforms == platforms
+    found = set(re.findall(r"@(jax_na_\w+)", again.mlir_module()))
+    expected = {FORWARD, BACKWARD}
+    if "cpu" in platforms:
+        expected |= {"jax_na_cpu_forward", "jax_na_cpu_backward"}
+    assert found == expected
 
 
-@pytest.mark.parametrize("features", [8, 5, 256])
-def test_naive_by_name(cuda_by_default, features):
-    found = targets(lambda x: attend(x, implementation="naive"), tokens(features))
-    assert found == {"jax_na_cuda_naive_forward"}
-
-
-@pytest.mark.parametrize(
-    ("implementation", "features", "message"),
-    [
-        ("naive", 257, "head_dim up to 256, but got 257; pass implementation='xla'"),
-        ("fused", 12, "multiple of 8 up to 256, but got 12; pass implementation='naive' or 'xla'"),
-        ("fused", 264, "multiple of 8 up to 256, but got 264; pass implementation='xla'"),
-    ],
-)
-def test_refusals_name_what_can_do_it(cuda_by_default, implementation, features, message):
-    with pytest.raises(NotImplementedError, match=message):
-        attend(tokens(features), implementation=implementation)
-
-
-def test_a_sequence_goes_on_to_what_can_do_it(cuda_by_default):
-    found = targets(lambda x: attend(x, implementation=("fused", "naive")), tokens(12))
-    assert found == {"jax_na_cuda_naive_forward"}
-
-
-def weigh(x, **keywords):
-    bias = jnp.ones((2, 5, 5), x.dtype)
-    weights = jax.nn.softmax(jax_na.na_qk(x, x, (3, 3), relative_position_bias=bias, **keywords))
-    return jnp.sum(jax_na.na_av(weights, x, (3, 3), **keywords))
-
-
-@pytest.mark.parametrize("keywords", [{}, {"implementation": "naive"}])
-def test_the_halves(cuda_by_default, keywords):
-    forward = targets(lambda x: weigh(x, **keywords), tokens(5))
-    assert forward == {"jax_na_cuda_unfused_products", "jax_na_cuda_unfused_sums"}
-    backward = targets(jax.grad(lambda x: weigh(x, **keywords)), tokens(5))
-    assert backward == {
-        f"jax_na_cuda_unfused_{kind}" for kind in ("products", "sums", "transposed")
-    }
-
-
-def test_the_halves_elsewhere_are_pure_jax(cuda_by_default):
-    assert targets(jax.grad(weigh), tokens(5), platforms=("cpu",)) == set()
-
-
-def test_the_halves_of_too_many_features(cuda_by_default):
-    assert targets(weigh, tokens(257)) == set()
-    with pytest.raises(NotImplementedError, match="up to 256"):
-        weigh(tokens(257), implementation="naive")
+def test_build_without_kernels_says_so(monkeypatch):
+    monkeypatch.setattr(_core, "has_cuda", False)
+    *compiled, xla = jax_na.implementations("cuda")
+    for one in compiled:
+        assert not one.available
+        assert "built without a CUDA compiler" in one.reason
+    assert xla.available
+    # Tensors of their own: what was traced for others is remembered.
+    assert not calls(jax.grad(loss(2, scale=0.7)), query(2))
+    required = loss(2, scale=0.7, implementation="fused")
+    with pytest.raises(NotImplementedError):
+        calls(required, query(2))

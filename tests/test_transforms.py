@@ -12,7 +12,6 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jax_na
-from jax_na import _core
 
 COLLECTIVE = re.compile(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter")
 RNG = np.random.default_rng(0)
@@ -170,10 +169,9 @@ def test_export():
     assert "jax_na_cpu" in exported.mlir_module()
 
 
-@pytest.mark.parametrize("platform", ["tpu"] if _core.has_cuda else ["cuda", "tpu"])
-def test_platforms_without_kernels_run_pure_jax(platform):
-    exported = export.export(jax.jit(attend), platforms=[platform])(Q, K, V)
-    assert "jax_na_" not in exported.mlir_module()
+def test_platforms_without_kernels_run_pure_jax():
+    exported = export.export(jax.jit(attend), platforms=["tpu"])(Q, K, V)
+    assert "@jax_na" not in exported.mlir_module()
     fused = jax.jit(functools.partial(attend, implementation="fused"))
     with pytest.raises(NotImplementedError):
-        export.export(fused, platforms=[platform])(Q, K, V)
+        export.export(fused, platforms=["tpu"])(Q, K, V)

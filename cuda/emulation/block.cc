@@ -2,13 +2,19 @@
 
 #include <cstring>
 #include <deque>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "cuda/emulation/async_copies.h"
+#include "cuda/emulation/bulk_copies.h"
 #include "cuda/emulation/fail.h"
 #include "cuda/emulation/fiber.h"
+#include "cuda/emulation/mbarrier.h"
+#include "cuda/emulation/named_barrier.h"
+#include "cuda/emulation/registers.h"
 #include "cuda/emulation/shared_memory.h"
+#include "cuda/emulation/wgmma.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -28,9 +34,17 @@ struct Warp {
   void* operands[kWarpSize] = {};
 };
 
+struct Sleeper {
+  int thread;
+  const void* key;
+  const char* what;
+  int number;
+};
+
 struct Block {
   std::deque<Fiber> fibers;    // of the largest block so far
   std::vector<uint3> indices;  // of its threads
+  std::vector<Sleeper> sleepers;
   std::vector<Warp> warps;
   Fiber host;
   const std::function<void()>* body = nullptr;
@@ -83,6 +97,7 @@ void switch_to(int next) {
 }
 
 std::string lanes(uint32_t mask) {
+  if (mask == ~0u) return " 0 to 31";
   std::string text;
   for (int lane = 0; lane < kWarpSize; ++lane)
     if (mask >> lane & 1) text += " " + std::to_string(lane);
@@ -98,6 +113,13 @@ std::string lanes(uint32_t mask) {
     if (warp.here != 0) text += " at " + std::string(warp.name) + " lanes" + lanes(warp.here) + ";";
     if (warp.barrier != 0) text += " at __syncthreads lanes" + lanes(warp.barrier) + ";";
     if (warp.living != ~0u) text += " ended lanes" + lanes(~warp.living);
+    std::map<std::string, uint32_t> waiting;
+    for (const Sleeper& sleeper : block.sleepers)
+      if (sleeper.thread / kWarpSize == static_cast<int>(w))
+        waiting[std::string(sleeper.what) + " " + std::to_string(sleeper.number)] |=
+            1u << sleeper.thread % kWarpSize;
+    for (const auto& [what, mask] : waiting)
+      text += " waiting for " + what + " lanes" + lanes(mask) + ";";
   }
   fail("every thread waits, for one that is elsewhere or has ended:%s\n ", text.c_str());
 }
@@ -129,12 +151,13 @@ int some_ready_warp() {
 // Its warp mostly goes on, as warps are in no hurry to be fair.
 void switch_away() {
   int w = block.thread / kWarpSize;
-  if (block.warps[w].ready == 0 || random_bits() % 16 == 0) w = some_ready_warp();
-  if (w < 0) {
+  if (draw_below(4) == 0) advance_bulk_copies();
+  if (block.warps[w].ready == 0 || draw_below(16) == 0) w = some_ready_warp();
+  while (w < 0) {
     bool living = false;
     for (const Warp& warp : block.warps) living = living || warp.living != 0;
     if (!living) return switch_to(-1);
-    if (!release_block()) fail_deadlock();
+    if (!advance_bulk_copies() && !release_block()) fail_deadlock();
     w = some_ready_warp();
   }
   switch_to(w * kWarpSize + next_lane(block.warps[w]));
@@ -152,6 +175,7 @@ void complete(Warp& warp) {
 void live() {
   for (;;) {
     (*block.body)();
+    end_bulk_copies_of_thread();
     Warp& warp = this_warp();
     warp.ready &= ~lane_bit();
     warp.living &= ~lane_bit();
@@ -163,6 +187,11 @@ void live() {
 void run_block(int threads, size_t shared_bytes) {
   begin_shared_memory(shared_bytes);
   begin_async_copies(threads);
+  begin_bulk_copies(threads);
+  begin_mbarriers();
+  begin_named_barriers();
+  begin_registers(threads);
+  begin_wgmma(threads);
   block.warps.assign((threads + kWarpSize - 1) / kWarpSize, Warp());
   for (int thread = 0; thread < threads; ++thread)
     block.warps[thread / kWarpSize].ready |= 1u << thread % kWarpSize;
@@ -172,6 +201,8 @@ void run_block(int threads, size_t shared_bytes) {
   }
   const int w = some_ready_warp();
   switch_to(w * kWarpSize + next_lane(block.warps[w]));
+  end_bulk_copies();
+  end_wgmma();
 }
 
 }  // namespace
@@ -233,6 +264,29 @@ void meet_block() {
   warp.ready &= ~lane_bit();
   warp.barrier |= lane_bit();
   switch_away();
+}
+
+void sleep_on(const void* key, const char* what, int number) {
+  this_warp().ready &= ~lane_bit();
+  block.sleepers.push_back({block.thread, key, what, number});
+  switch_away();
+}
+
+void wake(const void* key) {
+  auto& sleepers = block.sleepers;
+  for (size_t i = 0; i < sleepers.size();) {
+    if (sleepers[i].key == key) {
+      block.warps[sleepers[i].thread / kWarpSize].ready |= 1u << sleepers[i].thread % kWarpSize;
+      sleepers[i] = sleepers.back();
+      sleepers.pop_back();
+    } else {
+      ++i;
+    }
+  }
+}
+
+int draw_below(int end) {
+  return static_cast<int>(random_bits() % static_cast<unsigned>(end));
 }
 
 }  // namespace jax_na::emulation

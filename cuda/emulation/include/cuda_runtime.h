@@ -43,6 +43,9 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 inline float __fmul_rn(float a, float b) {
   return a * b;
 }
+inline float __fdividef(float a, float b) {
+  return a / b;
+}
 inline float __expf(float x) {
   return expf(x);
 }
