@@ -113,7 +113,7 @@ def errors(found, expected):
         np.testing.assert_array_equal(wrong[~finite], right[~finite], err_msg=name)
         if right.size:
             scale = np.sqrt(np.mean(right[finite] ** 2)) if finite.any() else 0.0
-            worst[name] = (np.sqrt(np.mean((wrong - right)[finite] ** 2)), max(scale, 1e-3))
+            worst[name] = (np.sqrt(np.mean((wrong[finite] - right[finite]) ** 2)), max(scale, 1e-3))
     return worst
 
 
