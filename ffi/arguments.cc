@@ -60,8 +60,7 @@ Error read_problem(const Inputs& inputs, const Attributes& attributes, Memory me
                             ? static_cast<const int32_t*>(inputs.origins.untyped_data())
                             : nullptr;
   for (int a = 0; a < kMaxRank; ++a)
-    if (Error e = read_slabs(origins, query[1 + a], key[1 + a], a, p.axes[a]);
-        e.failure())
+    if (Error e = read_slabs(origins, query[1 + a], key[1 + a], a, p.axes[a]); e.failure())
       return e;
   const int64_t heads = query[4], head_dim = query[5], kv_heads = key[4], value_dim = value[5];
   if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0)
@@ -139,8 +138,7 @@ struct Shapes {
 }  // namespace
 
 Error read_forward(const Inputs& inputs, const ForwardResults& results,
-                   const Attributes& attributes, Memory origins, Problem& problem,
-                   Stored& stored) {
+                   const Attributes& attributes, Memory origins, Problem& problem, Stored& stored) {
   if (Error e = read_problem(inputs, attributes, origins, problem, stored); e.failure()) return e;
   const Shapes shapes(inputs, problem);
   return expect_all({{"out", results.out, inputs.query.element_type(), shapes.out},
