@@ -13,8 +13,9 @@ VENV := .venv
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --prefer-binary
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-CXX_DIRECTORIES := $(wildcard core cpu cuda bindings)
+CXX_DIRECTORIES := $(wildcard core ffi cpu cuda bindings)
 CXX_FILES := $(shell find $(CXX_DIRECTORIES) -name '*.h' -o -name '*.cc' -o -name '*.cu')
+CMAKE_FILES := CMakeLists.txt $(wildcard cuda/*.cmake)
 PYTHON_DIRECTORIES := $(wildcard jax_na tests examples benchmarks bazel .ci)
 
 .PHONY: help train test bench lint format wheel clean
@@ -81,7 +82,7 @@ $(VENV)/python-$(VERSION).stamp:
 
 # The package itself, editable: a change of Python code needs no new build, a change of C++ code
 # gets one. CUDA's JAX comes along where there is a GPU.
-$(VENV)/package.stamp: pyproject.toml CMakeLists.txt $(CXX_FILES) | $(VENV)/python-$(VERSION).stamp
+$(VENV)/package.stamp: pyproject.toml $(CMAKE_FILES) $(CXX_FILES) | $(VENV)/python-$(VERSION).stamp
 	@echo "Building jax_na for Python $(VERSION) (a few minutes)"
 	@if nvidia-smi >/dev/null 2>&1; then extra='[cuda13]'; fi; set -x; \
 		$(PIP_INSTALL) --editable ".$$extra"

@@ -71,6 +71,12 @@ Error read_slabs(const int32_t* origins, int64_t queries, int64_t keys, int a, A
   if (keys < 1 || key_origin < -halo || key_origin + keys > axis.length + halo)
     return invalid("the keys [", key_origin, ", ", key_origin + keys, ") should lie in axis ", a,
                    " of length ", axis.length);
+  if (halo > 0 && queries == axis.length && keys == axis.length && origins != nullptr &&
+      key_origin != 0)
+    return invalid(
+        "origins[1, ", a,
+        "] should be 0 where queries and keys both hold the whole periodic axis of length ",
+        axis.length, ", but got ", key_origin);
   axis.query_count = static_cast<int>(queries);
   axis.key_count = static_cast<int>(keys);
   if (origins != nullptr) {
@@ -142,8 +148,7 @@ Error read_problem(const Inputs& inputs, const Attributes& attributes, Memory me
                             ? static_cast<const int32_t*>(inputs.origins.untyped_data())
                             : nullptr;
   for (int a = 0; a < kMaxRank; ++a)
-    if (Error e = read_slabs(origins, query[1 + a], key[1 + a], a, p.axes[a]);
-        e.failure())
+    if (Error e = read_slabs(origins, query[1 + a], key[1 + a], a, p.axes[a]); e.failure())
       return e;
   const int64_t heads = query[4], head_dim = query[5], kv_heads = key[4], value_dim = value[5];
   if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0)
@@ -221,8 +226,7 @@ struct Shapes {
 }  // namespace
 
 Error read_forward(const Inputs& inputs, const ForwardResults& results,
-                   const Attributes& attributes, Memory origins, Problem& problem,
-                   Stored& stored) {
+                   const Attributes& attributes, Memory origins, Problem& problem, Stored& stored) {
   if (Error e = read_problem(inputs, attributes, origins, problem, stored); e.failure()) return e;
   const Shapes shapes(inputs, problem);
   return expect_all({{"out", results.out, inputs.query.element_type(), shapes.out},
