@@ -31,10 +31,11 @@ from skimage.transform import rescale
 from sklearn.datasets import load_sample_image
 
 from jax_na.nnx import NeighborhoodAttention
-from pictures import ACCENT, bare, draw_curves, picture
+from pictures import ACCENT, INK, bare, draw_curves, picture
 from training import Recipe, Trainer, add_arguments, describe, start
 
 SIGMA = 25 / 255  # standard deviation of the noise, where white is 1
+KERNEL_SIZE = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Size:
     steps: int
     learning_rate: float
     interval: int  # steps between checkpoints
+
+    @property
+    def least(self) -> int:
+        """The fewest pixels on a side that hold the largest window, at two pixels a token."""
+        return 2 * KERNEL_SIZE * max(self.dilations)
 
 
 SIZES = {
@@ -76,24 +82,27 @@ class Block(nnx.Module):
     """Neighborhood attention and an MLP, each added to what it reads.
 
     There are no norms in front of them: how bright a token is must not be lost. Queries and keys
-    are normalised, inside the attention.
+    are normalised, inside the attention. The last layer of each begins at zero, without which a
+    deep network diverges at these learning rates.
     """
 
     def __init__(self, size: Size, dilation: int, implementation: str | None, *, rngs: nnx.Rngs):
+        zeros = nnx.initializers.zeros_init()
         self.attention = NeighborhoodAttention(
             size.num_heads,
             size.width,
-            kernel_size=(7, 7),
+            kernel_size=(KERNEL_SIZE, KERNEL_SIZE),
             dilation=dilation,
             normalize_qk=True,
             use_relative_position_bias=True,
+            out_kernel_init=zeros,
             dtype=size.dtype,
             implementation=implementation,
             rngs=rngs,
         )
         linear = functools.partial(nnx.Linear, dtype=size.dtype, rngs=rngs)
         self.expand = linear(size.width, 2 * size.width)
-        self.contract = linear(2 * size.width, size.width)
+        self.contract = linear(2 * size.width, size.width, kernel_init=zeros)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, width] to the same shape."""
@@ -213,7 +222,6 @@ class Photograph:
     """A photograph to try on: floats [H, W, 3] without and with noise."""
 
     name: str
-    closer: tuple[float, float]  # where the report looks closer, 0 to 1 on each axis
     clean: np.ndarray
     noisy: np.ndarray
 
@@ -224,14 +232,14 @@ class Photograph:
         The noise is the same in every run.
         """
         found = []
-        for name, closer, image in (
-            ("flower", (0.5, 0.5), load_sample_image("flower.jpg")),
-            ("coffee", (0.5, 0.5), data.coffee()),
-            ("cat", (0.5, 0.5), data.chelsea()),
+        for name, image in (
+            ("flower", load_sample_image("flower.jpg")),
+            ("coffee", data.coffee()),
+            ("cat", data.chelsea()),
         ):
             clean = middle(np.asarray(image, np.float32) / 255, limit)
             noise = np.random.default_rng(0).standard_normal(clean.shape, np.float32)
-            found.append(cls(name, closer, clean, clean + np.float32(SIGMA) * noise))
+            found.append(cls(name, clean, clean + np.float32(SIGMA) * noise))
         return found
 
     def non_local_means(self) -> np.ndarray:
@@ -252,22 +260,18 @@ class Photograph:
 
 
 def draw_photograph(row: Sequence[Any], photograph: Photograph, images: dict[str, Any]) -> None:
-    """The whole photograph, and a part of it as each image has it."""
-    height, width = photograph.clean.shape[:2]
-    side = min(128, height, width)
-    top, left = (
-        round(where * (length - side))
-        for where, length in zip(photograph.closer, (height, width), strict=True)
-    )
+    """The whole photograph, and its middle as each image has it."""
     row[0].imshow(photograph.clean)
-    frame = Rectangle((left, top), side, side, fill=False, edgecolor=ACCENT, linewidth=2)
+    row[0].set_title(photograph.name)
+    lengths, cut = photograph.clean.shape, middle(photograph.clean, 128)
+    corner = ((lengths[1] - cut.shape[1]) // 2, (lengths[0] - cut.shape[0]) // 2)
+    frame = Rectangle(corner, cut.shape[1], cut.shape[0], fill=False, edgecolor=ACCENT, linewidth=2)
     row[0].add_patch(frame)
-    row[0].set_title(f"{photograph.name}, held out")
     for axes, (name, image) in zip(row[1:-1], images.items(), strict=True):
-        axes.imshow(np.clip(image[top : top + side, left : left + side], 0, 1))
+        axes.imshow(np.clip(middle(image, 128), 0, 1))
         axes.set_title(f"{name}: {psnr(photograph.clean, image):.2f} dB")
-    row[-1].imshow(photograph.clean[top : top + side, left : left + side])
-    row[-1].set_title("clean")
+    row[-1].imshow(cut)
+    row[-1].set_title("without noise")
     for axes in row:
         bare(axes)
 
@@ -278,10 +282,11 @@ def draw_report(
     images: Sequence[dict[str, np.ndarray]],
     record: dict[str, Any],
 ) -> None:
-    """Before and after for each photograph (PSNR is of all of it), and the curves of the run."""
+    """Before and after for each photograph, and the curves of the run."""
     rows = len(photographs)
     with picture(path, 16, 3.1 * rows + 2.4) as figure:
         above, below = figure.subfigures(2, 1, height_ratios=(3.1 * rows, 2.4))
+        above.suptitle("photographs not trained on, and the PSNR of the whole of each", color=INK)
         grid = above.subplots(rows, 5, squeeze=False, width_ratios=(1.5, 1, 1, 1, 1))
         for row, photograph, each in zip(grid, photographs, images, strict=True):
             draw_photograph(row, photograph, each)
@@ -309,8 +314,6 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Size]:
     )
     add_arguments(parser, "denoise")
     options = parser.parse_args(argv)
-    if options.limit < 64:
-        parser.error(f"--limit should be at least 64, but got {options.limit}")
     given = {
         name: value
         for name in ("steps", "batch_size", "learning_rate", "interval")
@@ -319,7 +322,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Size]:
     for name, value in given.items():
         if not value > 0:
             parser.error(f"--{name.replace('_', '-')} should be above 0, but got {value}")
-    return options, dataclasses.replace(SIZES[options.size], **given)
+    chosen = dataclasses.replace(SIZES[options.size], **given)
+    if options.limit < chosen.least:
+        parser.error(f"--limit should be at least {chosen.least}, but got {options.limit}")
+    return options, chosen
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -352,7 +358,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
                 )
                 record["held_out"].append([step, float(score)])
                 checkpoints.save(trainer.state, record)
-                progress.set_postfix(loss=f"{record['losses'][-1]:.3f}", psnr=f"{score:.2f} dB")
+                loss = np.mean(record["losses"][-size.interval :])
+                progress.set_postfix(loss=f"{loss:.3f}", psnr=f"{score:.2f} dB")
     checkpoints.close()
     print(f"training took   {time.perf_counter() - began:.1f} s")
 

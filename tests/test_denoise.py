@@ -78,7 +78,7 @@ def test_other_settings_do_not_resume(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--steps", "0"], ["--limit", "63"], ["--size", "none"], ["--interval", "-1"]]
+    "arguments", [["--steps", "0"], ["--limit", "55"], ["--size", "none"], ["--interval", "-1"]]
 )
 def test_refused_arguments(arguments, tmp_path):
     with pytest.raises(SystemExit) as refusal:
