@@ -50,8 +50,12 @@ foreach(pass forward query_gradient key_gradient)
     JAX_NA_ELEMENT=float JAX_NA_TABLE=32_BIT)
 endforeach()
 jax_na_cuda_kernels(additional_gradient cuda/additional_gradient.cu)
+foreach(pass forward query_gradient key_gradient sum_parts unfused)
+  jax_na_cuda_kernels(naive_${pass} cuda/naive/${pass}.cu)
+endforeach()
 
-target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/plan.cc)
+target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/naive/naive.cc
+  cuda/naive/handlers.cc cuda/plan.cc ffi/unfused_arguments.cc)
 target_compile_definitions(_core PRIVATE JAX_NA_CUDA)
 target_include_directories(_core SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 # The runtime comes along, without its symbols, so that the library loads where there is no CUDA.

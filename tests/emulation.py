@@ -54,14 +54,28 @@ KERNELS = [
     *of_elements("cuda/query_gradient/instances.cu"),
     *of_elements("cuda/forward/instances.cu"),
     Source("cuda/additional_gradient.cu", kernels=True),
+    *(
+        Source(f"cuda/naive/{name}.cu", kernels=True)
+        for name in ("unfused", "key_gradient", "query_gradient", "forward", "sum_parts")
+    ),
 ]
 #: The code that chooses and launches kernels, as it is, and what all tests share.
 HOSTS = [
     Source(f"cuda/{name}.cc")
-    for name in ("dispatch", "fused", "plan", "emulation/tests/cases", "emulation/tests/reference")
+    for name in (
+        "dispatch",
+        "fused",
+        "naive/naive",
+        "plan",
+        "emulation/tests/cases",
+        "emulation/tests/reference",
+    )
 ]
 #: Programs of kernels, and programs of the emulation alone.
-ATTENTION_TESTS = [Source("cuda/emulation/tests/attention_test.cc")]
+ATTENTION_TESTS = [
+    Source(f"cuda/emulation/tests/{name}.cc")
+    for name in ("attention_test", "naive_test", "unfused_test")
+]
 OWN_TESTS = [
     Source(f"cuda/emulation/tests/{name}.cc", kernels=True)
     for name in ("ptx_test", "hopper_ptx_test")

@@ -48,3 +48,11 @@ def test_every_instance(programs):
 
 def test_random_problems(programs):
     assert len(run(programs["attention_test"], "--random", 32, 0)) == 33
+
+
+@pytest.mark.parametrize("program", ["naive_test", "unfused_test"])
+def test_naive_kernels(programs, program):
+    """Every feature in every element type, with rows of any alignment."""
+    lines = run(programs[program])
+    for kind in ("(bfloat16)", "(float16)", "(float32)", "(float64)"):
+        assert sum(kind in line for line in lines) >= 30

@@ -54,14 +54,16 @@ def test_head_dimensions_with_kernels(head_dim):
 
 
 @needs_kernels
-@pytest.mark.parametrize(
-    ("dtype", "head_dim"), [("float64", 32), ("bfloat16", 12), ("float32", 264)]
-)
-def test_other_problems_run_pure_jax(dtype, head_dim):
-    reason = jax_na.implementations("cuda")[0].reason
-    assert "implementation=None runs 'xla' for other problems" in reason
+@pytest.mark.parametrize(("dtype", "head_dim"), [("float64", 32), ("bfloat16", 12), ("float32", 5)])
+def test_other_problems_run_the_naive_kernels(dtype, head_dim):
     with jax.enable_x64(dtype == "float64"):
-        assert not calls(jax.grad(loss(2)), query(2, dtype, head_dim))
+        found = calls(jax.grad(loss(2)), query(2, dtype, head_dim))
+    assert found == {"jax_na_cuda_naive_forward": 1, "jax_na_cuda_naive_backward": 1}
+
+
+@needs_kernels
+def test_what_no_kernels_can_do_is_pure_jax():
+    assert not calls(jax.grad(loss(2)), query(2, head_dim=264))
 
 
 @needs_kernels
@@ -104,9 +106,10 @@ def test_export(platforms):
 
 def test_build_without_kernels_says_so(monkeypatch):
     monkeypatch.setattr(_core, "has_cuda", False)
-    fused, xla = jax_na.implementations("cuda")
-    assert not fused.available
-    assert "built without a CUDA compiler" in fused.reason
+    *compiled, xla = jax_na.implementations("cuda")
+    for one in compiled:
+        assert not one.available
+        assert "built without a CUDA compiler" in one.reason
     assert xla.available
     # Tensors of their own: what was traced for others is remembered.
     assert not calls(jax.grad(loss(2, scale=0.7)), query(2))
