@@ -26,6 +26,12 @@ Error read_slabs(const int32_t* origins, int64_t queries, int64_t keys, int a, A
   if (keys < 1 || key_origin < -halo || key_origin + keys > axis.length + halo)
     return invalid("the keys [", key_origin, ", ", key_origin + keys, ") should lie in axis ", a,
                    " of length ", axis.length);
+  if (halo > 0 && queries == axis.length && keys == axis.length && origins != nullptr &&
+      key_origin != 0)
+    return invalid(
+        "origins[1, ", a,
+        "] should be 0 where queries and keys both hold the whole periodic axis of length ",
+        axis.length, ", but got ", key_origin);
   axis.query_count = static_cast<int>(queries);
   axis.key_count = static_cast<int>(keys);
   if (origins != nullptr) {

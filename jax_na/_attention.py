@@ -15,6 +15,7 @@ from jax_na import _ffi, _xla
 from jax_na._arguments import Arguments, read_arguments, read_precision, window_of
 from jax_na._implementations import candidates, kernels, require
 from jax_na._operation import Call, operation, refusing_forward_mode, vary_alike
+from jax_na._sharding import without_explicit_axes
 from jax_na._window import Boundary
 
 #: Names of the residuals of the backward pass, for
@@ -102,17 +103,16 @@ def _pure(a: Arguments, precision: jax.lax.Precision | None) -> tuple[jax.Array,
     def flat(x: jax.Array) -> jax.Array:
         return x if len(a.batch) == 1 else x.reshape(batch, *x.shape[len(a.batch) :])
 
-    out, lse = _xla.attention(
+    attend = functools.partial(_xla.attention, window=a.window, scale=a.scale, precision=precision)
+    operands = (
         flat(a.query),
         flat(a.key),
         flat(a.value),
         None if a.additional_keys is None else flat(a.additional_keys),
         None if a.additional_values is None else flat(a.additional_values),
         a.bias,
-        window=a.window,
-        scale=a.scale,
-        precision=precision,
     )
+    out, lse = without_explicit_axes(attend, _ffi.forward_results(*operands), operands)
     return out.reshape(*a.batch, *out.shape[1:]), lse.reshape(*a.batch, *lse.shape[1:])
 
 

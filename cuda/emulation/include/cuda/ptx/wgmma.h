@@ -29,6 +29,8 @@ template <int kPending>
 void wgmma_wait() {
   emulation::wait_wgmma(kPending);
 }
+template <int kBegin, int kEnd, int kCount>
+void keep_here(float (&)[kCount]) {}
 template <int kCount>
 void keep_here(float (&)[kCount]) {}
 
