@@ -1,0 +1,254 @@
+// A consumer of the Hopper kernel: one warpgroup, which has up to 64 queries of every item.
+//
+// The scores of a tile are computed while the values of the tile before are added up, and the
+// softmax of a tile runs under the products of the other warpgroup: named barriers make the
+// warpgroups take turns at issuing products.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/hopper/arguments.h"
+#include "cuda/hopper/mask.h"
+#include "cuda/hopper/shared.h"
+#include "cuda/hopper/softmax.h"
+#include "cuda/ptx/ldmatrix.h"
+#include "cuda/ptx/mbarrier.h"
+#include "cuda/ptx/named_barrier.h"
+#include "cuda/ptx/stmatrix.h"
+#include "cuda/ptx/tma.h"
+#include "cuda/ptx/wgmma.h"
+#include "cuda/tile/element.h"
+
+namespace jax_na::cuda {
+
+constexpr int kTurnBarrier = 1;  // and following, one for each warpgroup
+constexpr int kOwnBarrier = kTurnBarrier + kMostWarpgroups;
+
+// scores = queries keys^T, of a warpgroup's queries and a tile's keys.
+template <typename Shape>
+__device__ __forceinline__ void issue_scores(float (&scores)[Shape::kBlock / 2], uint32_t queries,
+                                             uint32_t keys) {
+  const uint64_t a = ptx::wgmma_operand(queries, 0), b = ptx::wgmma_operand(keys, 0);
+#pragma unroll
+  for (int step = 0; step < Shape::kHeadDim / 16; ++step) {
+    const int panel = step / 4, within = 32 * (step % 4);
+    ptx::wgmma<typename Shape::Element, Shape::kBlock>(
+        scores, ptx::wgmma_advance(a, panel * Shape::kQueryPanelBytes + within),
+        ptx::wgmma_advance(b, panel * Shape::kStagePanelBytes + within), step > 0);
+  }
+}
+
+// out = weights values (+ out where `add` is not 0).
+template <typename Shape>
+__device__ __forceinline__ void issue_combination(float (&out)[Shape::kHeadDim / 2],
+                                                  const uint32_t (&weights)[Shape::kBlock / 16][4],
+                                                  uint32_t values, int add) {
+  const uint64_t b = ptx::wgmma_operand(values, Shape::kStagePanelBytes);
+#pragma unroll
+  for (int step = 0; step < Shape::kBlock / 16; ++step)
+    ptx::wgmma<typename Shape::Element, Shape::kHeadDim>(
+        out, weights[step], ptx::wgmma_advance(b, step * 16 * kPanelRowBytes), step > 0 ? 1 : add);
+}
+
+// Writes a warp's 16 rows of results, scaled, to the panels at `to` as the copy engine reads them.
+template <typename Shape>
+__device__ __forceinline__ void stage_results(const float (&out)[Shape::kHeadDim / 2],
+                                              const float (&factors)[2], uint32_t to, int warp,
+                                              int lane) {
+  using T = typename Shape::Element;
+  constexpr int kRowBytes = 2 * Shape::kOutElements, kChunks = kRowBytes / 16;
+  const int row = 16 * warp + lane % 16;
+  // The swizzle of 128-byte rows is by row, that of 64-byte rows by pair of rows.
+  const int swizzle = kChunks == 8 ? row & 7 : (row >> 1) & 3;
+#pragma unroll
+  for (int step = 0; step < Shape::kHeadDim / 16; ++step) {
+    const float* part = out + 8 * step;
+    const uint32_t words[4] = {pack(part[0] * factors[0], part[1] * factors[0], T()),
+                               pack(part[2] * factors[1], part[3] * factors[1], T()),
+                               pack(part[4] * factors[0], part[5] * factors[0], T()),
+                               pack(part[6] * factors[1], part[7] * factors[1], T())};
+    const int chunk = 2 * step + lane / 16;
+    ptx::stmatrix(to + chunk / kChunks * Shape::kOutPanelBytes + row * kRowBytes +
+                      ((chunk % kChunks) ^ swizzle) * 16,
+                  words);
+  }
+}
+
+template <typename Shape>
+__device__ __forceinline__ void consume(const HopperArguments& arguments,
+                                        HopperControl<Shape>& control, uint32_t base,
+                                        int warpgroup) {
+  using T = typename Shape::Element;
+  constexpr int kSteps = Shape::kBlock / 16;
+  const HopperPlan& plan = arguments.plan;
+  const Problem& problem = arguments.problem;
+  const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+  const uint32_t queries = base + Shape::kQueryAt + warpgroup * Shape::kQueryBytes;
+  const uint32_t staged = base + Shape::kOutAt + warpgroup * Shape::kOutStride;
+  // exp2(factor * score); where that would not do the scores are scaled first.
+  const bool scale_first = problem.scale <= 0;
+  const float scale = static_cast<float>(problem.scale * 1.4426950408889634);
+  const float factor = scale_first ? 1.f : scale;
+
+  RingPlace<Shape::kStages> key_place, value_place;
+  TileMask<Shape> mask(plan, control, warpgroup, 16 * warp + lane / 4, lane % 4);
+  float scores[Shape::kBlock / 2];
+  float out[Shape::kHeadDim / 2];
+  uint32_t weights[kSteps][4];
+
+  auto wait_for_key = [&] {
+    ptx::mbarrier_wait(ptx::shared_address(&control.full_key[key_place.stage]), key_place.parity);
+  };
+  auto wait_for_value = [&] {
+    ptx::mbarrier_wait(ptx::shared_address(&control.full_value[value_place.stage]),
+                       value_place.parity);
+  };
+  // Every warp says when it is done with a stage: a wait ends for a warp, not for its warpgroup.
+  auto release_key = [&] {
+    if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.empty_key[key_place.stage]));
+    key_place.next();
+  };
+  auto release_value = [&](int stage) {
+    if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.empty_value[stage]));
+  };
+  auto key_stage = [&] { return base + Shape::kKeyAt + key_place.stage * Shape::kStageBytes; };
+  auto value_stage = [&] {
+    return base + Shape::kValueAt + value_place.stage * Shape::kStageBytes;
+  };
+  auto take_turn = [&] {
+    if constexpr (Shape::kWarpgroups > 1) ptx::barrier_sync(kTurnBarrier + warpgroup, 256);
+  };
+  auto pass_turn = [&] {
+    if constexpr (Shape::kWarpgroups > 1)
+      ptx::barrier_arrive(kTurnBarrier + (warpgroup + 1) % Shape::kWarpgroups, 256);
+  };
+  auto hide = [&] {
+    if (scale_first) {
+#pragma unroll
+      for (float& score : scores) score *= scale;
+    }
+    mask.hide(scores);
+  };
+  auto pack_weights = [&] {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        weights[step][i] = pack(scores[8 * step + 2 * i], scores[8 * step + 2 * i + 1], T());
+    }
+  };
+
+  if (warpgroup == Shape::kWarpgroups - 1) pass_turn();
+  for (int turn = 0;; ++turn) {
+    ptx::mbarrier_wait(ptx::shared_address(&control.full_query[warpgroup]), turn & 1);
+    const HopperItem& item = control.items[turn % kItemsKnown];
+    if (item.last) break;
+    const int total = item.total;
+    LazySoftmax softmax;
+    float shrink[2];
+    mask.begin(turn % kItemsKnown);
+
+    wait_for_key();
+    ptx::wgmma_fence();
+    issue_scores<Shape>(scores, queries, key_stage());
+    ptx::wgmma_commit();
+    mask.look(0, problem.additional);
+    ptx::wgmma_wait<0>();
+    ptx::keep_here(scores);
+    release_key();
+    hide();
+    softmax.step(scores, factor, shrink);
+    pack_weights();
+    wait_for_value();
+
+    for (int tile = 1; tile < total; ++tile) {
+      wait_for_key();
+      take_turn();
+      ptx::wgmma_fence();
+      issue_scores<Shape>(scores, queries, key_stage());
+      ptx::wgmma_commit();
+      issue_combination<Shape>(out, weights, value_stage(), tile > 1);
+      ptx::wgmma_commit();
+      pass_turn();
+      mask.look(tile, problem.additional);
+      ptx::wgmma_wait<1>();
+      ptx::keep_here(scores);
+      release_key();
+      hide();
+      const bool shrinks = softmax.step(scores, factor, shrink);
+      const int added = value_place.stage;
+      value_place.next();
+      // Its loop keeps the next wait behind the softmax, where the compiler would not leave it.
+      wait_for_value();
+      ptx::wgmma_wait<0>();
+      ptx::keep_here(out);
+      ptx::keep_here(scores);
+      release_value(added);
+      pack_weights();
+      if (shrinks) {
+#pragma unroll
+        for (int n = 0; n < Shape::kHeadDim / 2; ++n) out[n] *= shrink[n / 2 % 2];
+      }
+    }
+    // With room of their own for results the next queries may come now.
+    if (Shape::kOwnOut && lane == 0)
+      ptx::mbarrier_arrive(ptx::shared_address(&control.empty_query[warpgroup]));
+    ptx::wgmma_fence();
+    issue_combination<Shape>(out, weights, value_stage(), total > 1);
+    ptx::wgmma_commit();
+    float inverse[2], lse[2];
+    softmax.finish(inverse, lse);
+    int token[kMaxRank];
+    bool any = true;
+#pragma unroll
+    for (int a = 0; a < kMaxRank; ++a) {
+      token[a] = item.axis[a].query + plan.offset(warpgroup, a) * problem.axes[a].dilation;
+      any = any && plan.offset(warpgroup, a) < item.axis[a].queries;
+    }
+    if (lane % 4 == 0) {
+      const RowPlaces& places = mask.places();
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        bool exists = places.exists[r];
+        int64_t at = item.entry;
+#pragma unroll
+        for (int a = 0; a < kMaxRank; ++a) {
+          const int place = places.place(r, a);
+          exists = exists && place < item.axis[a].queries;
+          at = at * problem.axes[a].query_count + item.axis[a].query +
+               place * problem.axes[a].dilation;
+        }
+        if (exists) arguments.lse[at * problem.heads + item.head] = lse[r];
+      }
+    }
+    // The copy engine has read the results of the item before.
+    if (thread == 0) ptx::tma_store_wait_read();
+    ptx::barrier_sync(kOwnBarrier + warpgroup, 128);
+    ptx::wgmma_wait<0>();
+    ptx::keep_here(out);
+    release_value(value_place.stage);
+    value_place.next();
+    // Where results go to the place of the queries, all warps are done with those: they have met
+    // since their last scores.
+    stage_results<Shape>(out, inverse, staged, warp, lane);
+    ptx::fence_async_shared();
+    ptx::barrier_sync(kOwnBarrier + warpgroup, 128);
+    if (thread == 0) {
+      if (any) {
+#pragma unroll
+        for (int panel = 0; panel < Shape::kOutPanels; ++panel)
+          ptx::tma_store(&arguments.out, staged + panel * Shape::kOutPanelBytes,
+                         item.head * Shape::kHeadDim + panel * Shape::kOutElements, token[2],
+                         token[1], token[0], item.entry);
+      }
+      ptx::tma_store_commit();
+      if (!Shape::kOwnOut) {
+        ptx::tma_store_wait_read();
+        ptx::mbarrier_arrive(ptx::shared_address(&control.empty_query[warpgroup]));
+      }
+    }
+  }
+  if (thread == 0) ptx::tma_store_wait_read();
+}
+
+}  // namespace jax_na::cuda

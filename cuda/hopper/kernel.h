@@ -1,0 +1,68 @@
+// The forward kernel of sm_90a: persistent CTAs of a producer warp and two or three warpgroups that
+// compute.
+//
+// The copy engine takes boxes out of the tensors as they are, without a permutation of tokens, and
+// the tensor cores work on what it wrote. docs/kernels.md derives the bound and the schedule.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/hopper/arguments.h"
+#include "cuda/hopper/consumer.h"
+#include "cuda/hopper/producer.h"
+#include "cuda/hopper/shared.h"
+#include "cuda/ptx/ldmatrix.h"
+#include "cuda/ptx/mbarrier.h"
+#include "cuda/ptx/registers.h"
+#include "cuda/ptx/shared.h"
+#include "cuda/ptx/tma.h"
+
+namespace jax_na::cuda {
+
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    hopper_forward_kernel(const __grid_constant__ HopperArguments arguments) {
+  constexpr int kAlignment = 1024;  // of swizzled rows
+  JAX_NA_SHARED(unaligned);
+  const uint32_t unaligned_base = ptx::shared_address(unaligned);
+  const uint32_t base = (unaligned_base + kAlignment - 1) / kAlignment * kAlignment;
+  unsigned char* shared = unaligned + (base - unaligned_base);
+  static_assert(sizeof(HopperControl<Shape>) <= Shape::kControlBytes, "kControlBytes is too small");
+  auto& control = *reinterpret_cast<HopperControl<Shape>*>(shared + Shape::kControlAt);
+  const HopperPlan& plan = arguments.plan;
+  const int warpgroup = static_cast<int>(threadIdx.x / 128) - 1;  // -1: the producer's
+
+  fill_below(plan, control, threadIdx.x, Shape::kThreads);
+  // What tiles leave of a stage stays 0: a weight of 0 does not make up for values that are NaN.
+  if (plan.key_count() < Shape::kBlock) {
+    auto* words = reinterpret_cast<uint4*>(shared + Shape::kKeyAt);
+    for (int i = threadIdx.x; i < 2 * Shape::kStages * Shape::kStageBytes / 16;
+         i += Shape::kThreads)
+      words[i] = make_uint4(0, 0, 0, 0);
+    ptx::fence_async_shared();
+  }
+  if (threadIdx.x == 0) {
+    for (int w = 0; w < Shape::kWarpgroups; ++w) {
+      ptx::mbarrier_init(ptx::shared_address(&control.full_query[w]), 1);
+      ptx::mbarrier_init(ptx::shared_address(&control.empty_query[w]), Shape::kOwnOut ? 4 : 1);
+    }
+    for (int stage = 0; stage < Shape::kStages; ++stage) {
+      ptx::mbarrier_init(ptx::shared_address(&control.full_key[stage]), 1);
+      ptx::mbarrier_init(ptx::shared_address(&control.full_value[stage]), 1);
+      ptx::mbarrier_init(ptx::shared_address(&control.empty_key[stage]), 4 * Shape::kWarpgroups);
+      ptx::mbarrier_init(ptx::shared_address(&control.empty_value[stage]), 4 * Shape::kWarpgroups);
+    }
+    ptx::mbarrier_init_fence();
+  }
+  __syncthreads();
+
+  if (warpgroup < 0) {
+    ptx::give_up_registers<56>();
+    if (threadIdx.x < 32) produce(arguments, control, base);
+  } else {
+    ptx::take_registers<Shape::kWarpgroups == 2 ? 224 : 152>();
+    consume(arguments, control, base, warpgroup);
+  }
+}
+
+}  // namespace jax_na::cuda
