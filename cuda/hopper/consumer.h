@@ -80,6 +80,10 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
                                         int warpgroup) {
   using T = typename Shape::Element;
   constexpr int kSteps = Shape::kBlock / 16;
+#ifndef JAX_NA_TURNS
+#define JAX_NA_TURNS 1
+#endif
+  constexpr bool kTakeTurns = Shape::kWarpgroups > 1 && JAX_NA_TURNS;
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
@@ -90,7 +94,8 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
   const float scale = static_cast<float>(problem.scale * 1.4426950408889634);
   const float factor = scale_first ? 1.f : scale;
 
-  RingPlace<Shape::kStages> key_place, value_place;
+  RingPlace<Shape::kKeyStages> key_place;
+  RingPlace<Shape::kValueStages> value_place;
   TileMask<Shape> mask(plan, control, warpgroup, 16 * warp + lane / 4, lane % 4);
   float scores[Shape::kBlock / 2];
   float out[Shape::kHeadDim / 2];
@@ -108,18 +113,20 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
     if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.empty_key[key_place.stage]));
     key_place.next();
   };
-  auto release_value = [&](int stage) {
-    if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.empty_value[stage]));
+  auto release_value = [&] {
+    if (lane == 0)
+      ptx::mbarrier_arrive(ptx::shared_address(&control.empty_value[value_place.stage]));
+    value_place.next();
   };
   auto key_stage = [&] { return base + Shape::kKeyAt + key_place.stage * Shape::kStageBytes; };
   auto value_stage = [&] {
     return base + Shape::kValueAt + value_place.stage * Shape::kStageBytes;
   };
   auto take_turn = [&] {
-    if constexpr (Shape::kWarpgroups > 1) ptx::barrier_sync(kTurnBarrier + warpgroup, 256);
+    if constexpr (kTakeTurns) ptx::barrier_sync(kTurnBarrier + warpgroup, 256);
   };
   auto pass_turn = [&] {
-    if constexpr (Shape::kWarpgroups > 1)
+    if constexpr (kTakeTurns)
       ptx::barrier_arrive(kTurnBarrier + (warpgroup + 1) % Shape::kWarpgroups, 256);
   };
   auto hide = [&] {
@@ -157,9 +164,8 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
     ptx::keep_here(scores);
     release_key();
     hide();
-    softmax.step(scores, factor, shrink);
+    softmax.step(scores, factor, mask.places().exists, shrink);
     pack_weights();
-    wait_for_value();
 
     for (int tile = 1; tile < total; ++tile) {
       wait_for_key();
@@ -167,6 +173,8 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
       ptx::wgmma_fence();
       issue_scores<Shape>(scores, queries, key_stage());
       ptx::wgmma_commit();
+      wait_for_value();
+      ptx::wgmma_fence();
       issue_combination<Shape>(out, weights, value_stage(), tile > 1);
       ptx::wgmma_commit();
       pass_turn();
@@ -175,15 +183,13 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
       ptx::keep_here(scores);
       release_key();
       hide();
-      const bool shrinks = softmax.step(scores, factor, shrink);
-      const int added = value_place.stage;
-      value_place.next();
-      // Its loop keeps the next wait behind the softmax, where the compiler would not leave it.
+      const bool shrinks = softmax.step(scores, factor, mask.places().exists, shrink);
+      // The values are long there; but a loop keeps the compiler from waiting before the softmax.
       wait_for_value();
       ptx::wgmma_wait<0>();
       ptx::keep_here(out);
       ptx::keep_here(scores);
-      release_value(added);
+      release_value();
       pack_weights();
       if (shrinks) {
 #pragma unroll
@@ -193,6 +199,7 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
     // With room of their own for results the next queries may come now.
     if (Shape::kOwnOut && lane == 0)
       ptx::mbarrier_arrive(ptx::shared_address(&control.empty_query[warpgroup]));
+    wait_for_value();
     ptx::wgmma_fence();
     issue_combination<Shape>(out, weights, value_stage(), total > 1);
     ptx::wgmma_commit();
@@ -226,8 +233,7 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
     ptx::barrier_sync(kOwnBarrier + warpgroup, 128);
     ptx::wgmma_wait<0>();
     ptx::keep_here(out);
-    release_value(value_place.stage);
-    value_place.next();
+    release_value();
     // Where results go to the place of the queries, all warps are done with those: they have met
     // since their last scores.
     stage_results<Shape>(out, inverse, staged, warp, lane);

@@ -30,13 +30,15 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   static_assert(sizeof(HopperControl<Shape>) <= Shape::kControlBytes, "kControlBytes is too small");
   auto& control = *reinterpret_cast<HopperControl<Shape>*>(shared + Shape::kControlAt);
   const HopperPlan& plan = arguments.plan;
-  const int warpgroup = static_cast<int>(threadIdx.x / 128) - 1;  // -1: the producer's
+  // -1: the producer's. The shuffle tells the compiler that it is the same for all of a warp.
+  const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0) - 1;
 
   fill_below(plan, control, threadIdx.x, Shape::kThreads);
   // What tiles leave of a stage stays 0: a weight of 0 does not make up for values that are NaN.
   if (plan.key_count() < Shape::kBlock) {
     auto* words = reinterpret_cast<uint4*>(shared + Shape::kKeyAt);
-    for (int i = threadIdx.x; i < 2 * Shape::kStages * Shape::kStageBytes / 16;
+    for (int i = threadIdx.x;
+         i < (Shape::kKeyStages + Shape::kValueStages) * Shape::kStageBytes / 16;
          i += Shape::kThreads)
       words[i] = make_uint4(0, 0, 0, 0);
     ptx::fence_async_shared();
@@ -46,10 +48,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       ptx::mbarrier_init(ptx::shared_address(&control.full_query[w]), 1);
       ptx::mbarrier_init(ptx::shared_address(&control.empty_query[w]), Shape::kOwnOut ? 4 : 1);
     }
-    for (int stage = 0; stage < Shape::kStages; ++stage) {
+    for (int stage = 0; stage < Shape::kKeyStages; ++stage) {
       ptx::mbarrier_init(ptx::shared_address(&control.full_key[stage]), 1);
-      ptx::mbarrier_init(ptx::shared_address(&control.full_value[stage]), 1);
       ptx::mbarrier_init(ptx::shared_address(&control.empty_key[stage]), 4 * Shape::kWarpgroups);
+    }
+    for (int stage = 0; stage < Shape::kValueStages; ++stage) {
+      ptx::mbarrier_init(ptx::shared_address(&control.full_value[stage]), 1);
       ptx::mbarrier_init(ptx::shared_address(&control.empty_value[stage]), 4 * Shape::kWarpgroups);
     }
     ptx::mbarrier_init_fence();

@@ -83,7 +83,8 @@ class TileMask {
         control_(control),
         places_(plan, warpgroup, row),
         warpgroup_(warpgroup),
-        t_(t) {}
+        t_(t),
+        keys_(plan.key_count()) {}
 
   __device__ __forceinline__ void begin(int slot) {
     slot_ = slot;
@@ -94,31 +95,20 @@ class TileMask {
   __device__ __forceinline__ void look(int index, int additional) {
     const HopperItem& item = control_.items[slot_];
     if (index >= item.windows) {
-      const int count = additional - (index - item.windows) * plan_.key_count();
-      sure_ = count >= Shape::kBlock && plan_.key_count() == Shape::kBlock;
-      word_[0] = word_[1] = first_columns(min(count, plan_.key_count()), t_);
+      const int count = additional - (index - item.windows) * keys_;
+      sure_ = count >= keys_ && keys_ == Shape::kBlock;
+      word_[0] = word_[1] = first_columns(min(count, keys_), t_);
       return;
     }
-    const int tile[kMaxRank] = {z_, y_, x_};
-    sure_ = plan_.key_count() == Shape::kBlock;
-    word_[0] = word_[1] = control_.below[plan_.keys[0]][t_];  // all columns of a key
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) {
-      const AxisItem& axis = item.axis[a];
-      const int keys = plan_.keys[a];
-      if (tile_is_sure(axis, warpgroup_, tile[a], keys)) continue;
-      sure_ = false;
-      const int origin = axis.origin(tile[a], keys), limit = axis.limit(tile[a]);
-      const Interval* seen = control_.seen[slot_] + seen_begin(plan_, a);
-      const uint32_t (*below)[4] = control_.below + below_begin(plan_, a);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const Interval mine = seen[places_.place(r, a)];
-        const int low = min(max(mine.begin - origin, 0), keys);
-        const int high = min(max(min(mine.end, limit) - origin, 0), keys);
-        word_[r] &= below[high][t_] & ~below[low][t_];
-      }
+    if (x_ == 0) {
+      line_sure_ = keys_ == Shape::kBlock;
+      line_word_[0] = line_word_[1] = control_.below[plan_.keys[0]][t_];  // all columns of a key
+      line_sure_ = look_along(item, 0, z_, line_word_) && line_sure_;
+      line_sure_ = look_along(item, 1, y_, line_word_) && line_sure_;
     }
+    word_[0] = line_word_[0];
+    word_[1] = line_word_[1];
+    sure_ = look_along(item, 2, x_, word_) && line_sure_;
     if (++x_ == item.axis[2].tiles) {
       x_ = 0;
       if (++y_ == item.axis[1].tiles) {
@@ -142,14 +132,33 @@ class TileMask {
   __device__ __forceinline__ const RowPlaces& places() const { return places_; }
 
  private:
+  // Takes from `word` the columns that an axis hides; true where it hides none from any row.
+  __device__ __forceinline__ bool look_along(const HopperItem& item, int a, int tile,
+                                             uint32_t (&word)[2]) const {
+    const AxisItem& axis = item.axis[a];
+    const int keys = plan_.keys[a];
+    if (tile_is_sure(axis, warpgroup_, tile, keys)) return true;
+    const int origin = axis.origin(tile, keys), limit = axis.limit(tile);
+    const Interval* seen = control_.seen[slot_] + seen_begin(plan_, a);
+    const uint32_t (*below)[4] = control_.below + below_begin(plan_, a);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const Interval mine = seen[places_.place(r, a)];
+      const int low = min(max(mine.begin - origin, 0), keys);
+      const int high = min(max(min(mine.end, limit) - origin, 0), keys);
+      word[r] &= below[high][t_] & ~below[low][t_];
+    }
+    return false;
+  }
+
   const HopperPlan& plan_;
   HopperControl<Shape>& control_;
   RowPlaces places_;
-  int warpgroup_, t_;
+  int warpgroup_, t_, keys_;
   int slot_ = 0;
   int z_ = 0, y_ = 0, x_ = 0;
-  bool sure_ = false;
-  uint32_t word_[2];
+  bool sure_ = false, line_sure_ = false;
+  uint32_t word_[2], line_word_[2];
 };
 
 }  // namespace jax_na::cuda

@@ -64,7 +64,8 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   const int lane = threadIdx.x % 32;
-  RingPlace<Shape::kStages> key_place, value_place;
+  RingPlace<Shape::kKeyStages> key_place;
+  RingPlace<Shape::kValueStages> value_place;
 
   // Asks for the panels of a box.
   auto load = [&](const CUtensorMap* map, uint32_t to, int panel_bytes, uint32_t barrier,

@@ -36,24 +36,28 @@ struct HopperShape {
   static constexpr int kOutBytes = kOutPanels * kOutPanelBytes;  // of a warpgroup
   static constexpr int kControlBytes = 12 * 1024;                // at most
   static constexpr int bytes(int stages, bool own_out) {
-    return kWarpgroups * (kQueryBytes + (own_out ? kOutBytes : 0)) + 2 * stages * kStageBytes +
+    return kWarpgroups * (kQueryBytes + (own_out ? kOutBytes : 0)) + stages * kStageBytes +
            kControlBytes + 1024;
   }
+#ifndef JAX_NA_OWN_STAGES
+#define JAX_NA_OWN_STAGES 4
+#endif
   // Where results have no room of their own they take that of their queries.
-  static constexpr bool kOwnOut = bytes(2, true) <= kMaxSharedBytes;
-  static constexpr int kStages = bytes(3, kOwnOut) <= kMaxSharedBytes ? 3 : 2;
-  static constexpr int kSharedBytes = bytes(kStages, kOwnOut);
+  static constexpr bool kOwnOut = bytes(JAX_NA_OWN_STAGES, true) <= kMaxSharedBytes;
+  static constexpr int kKeyStages = bytes(6, kOwnOut) <= kMaxSharedBytes ? 3 : 2;
+  static constexpr int kValueStages = bytes(kKeyStages + 3, kOwnOut) <= kMaxSharedBytes ? 3 : 2;
+  static constexpr int kSharedBytes = bytes(kKeyStages + kValueStages, kOwnOut);
   static_assert(kSharedBytes <= kMaxSharedBytes, "more shared memory than there is");
   static_assert(kBlock % 32 == 0 && kBlock <= 128, "a lane's columns are the bits of a word");
 
   // From the aligned beginning.
   static constexpr int kQueryAt = 0;
   static constexpr int kKeyAt = kQueryAt + kWarpgroups * kQueryBytes;
-  static constexpr int kValueAt = kKeyAt + kStages * kStageBytes;
-  static constexpr int kOutAt = kOwnOut ? kValueAt + kStages * kStageBytes : kQueryAt;
+  static constexpr int kValueAt = kKeyAt + kKeyStages * kStageBytes;
+  static constexpr int kOutAt = kOwnOut ? kValueAt + kValueStages * kStageBytes : kQueryAt;
   static constexpr int kOutStride = kOwnOut ? kOutBytes : kQueryBytes;
   static constexpr int kControlAt =
-      kValueAt + kStages * kStageBytes + (kOwnOut ? kWarpgroups * kOutBytes : 0);
+      kValueAt + kValueStages * kStageBytes + (kOwnOut ? kWarpgroups * kOutBytes : 0);
 
   // Boxes of 64 and of kBlock positions, extents summed over the axes.
   static constexpr int kMostPlaces = kWarpgroupRows * kWarpgroups + 2 * kMostWarpgroups;
@@ -67,8 +71,8 @@ constexpr int kItemsKnown = 3;
 template <typename Shape>
 struct HopperControl {
   uint64_t full_query[Shape::kWarpgroups], empty_query[Shape::kWarpgroups];
-  uint64_t full_key[Shape::kStages], empty_key[Shape::kStages];
-  uint64_t full_value[Shape::kStages], empty_value[Shape::kStages];
+  uint64_t full_key[Shape::kKeyStages], empty_key[Shape::kKeyStages];
+  uint64_t full_value[Shape::kValueStages], empty_value[Shape::kValueStages];
   uint32_t below[Shape::kMostBelow][4];
   HopperItem items[kItemsKnown];
   Interval seen[kItemsKnown][Shape::kMostPlaces];

@@ -19,9 +19,11 @@ struct LazySoftmax {
   float sum[2] = {0.f, 0.f};  // of the lane's own columns
 
   // Replaces scores by weights. Returns true where earlier results are to be multiplied by
-  // `shrink`, which all lanes of a warp agree on. `factor` is positive.
+  // `shrink`, which all lanes of a warp agree on. `factor` is positive. Rows that do not exist hold
+  // anything and move nothing.
   template <int kScores>
-  __device__ __forceinline__ bool step(float (&scores)[kScores], float factor, float (&shrink)[2]) {
+  __device__ __forceinline__ bool step(float (&scores)[kScores], float factor,
+                                       const bool (&exists)[2], float (&shrink)[2]) {
     float highest[2][2];
 #pragma unroll
     for (int i = 0; i < 4; ++i) highest[i / 2][i % 2] = scores[i];
@@ -36,7 +38,7 @@ struct LazySoftmax {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       top[r] = __fmul_rn(fmaxf(highest[r][0], highest[r][1]), factor);
-      outgrown = outgrown || top[r] > reference[r] + kSlack;
+      outgrown = outgrown || (exists[r] && top[r] > reference[r] + kSlack);
     }
     const bool moves = __any_sync(~0u, outgrown);
     if (moves) {
