@@ -80,6 +80,12 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
                                         int warpgroup) {
   using T = typename Shape::Element;
   constexpr int kSteps = Shape::kBlock / 16;
+  constexpr int kScores = Shape::kBlock / 2;  // of a lane
+  // Scores that become weights before the products with the last ones have ended.
+#ifndef JAX_NA_EARLY
+#define JAX_NA_EARLY 1
+#endif
+  constexpr int kEarly = kScores * JAX_NA_EARLY / 4 / 4 * 4;
 #ifndef JAX_NA_TURNS
 #define JAX_NA_TURNS 1
 #endif
@@ -96,7 +102,8 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
 
   RingPlace<Shape::kKeyStages> key_place;
   RingPlace<Shape::kValueStages> value_place;
-  TileMask<Shape> mask(plan, control, warpgroup, 16 * warp + lane / 4, lane % 4);
+  const int row = 16 * warp + lane / 4;  // and the one 8 rows on
+  const bool exists[2] = {row < plan.row_count(), row + 8 < plan.row_count()};
   float scores[Shape::kBlock / 2];
   float out[Shape::kHeadDim / 2];
   uint32_t weights[kSteps][4];
@@ -129,12 +136,20 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
     if constexpr (kTakeTurns)
       ptx::barrier_arrive(kTurnBarrier + (warpgroup + 1) % Shape::kWarpgroups, 256);
   };
+  bool sure = false;
+  uint32_t seen[2];
+  auto look = [&] {
+    const TileMask& mask = control.masks[key_place.stage][warpgroup];
+    sure = mask.sure;
+    seen[0] = mask.word[row][lane % 4];
+    seen[1] = mask.word[row + 8][lane % 4];
+  };
   auto hide = [&] {
     if (scale_first) {
 #pragma unroll
       for (float& score : scores) score *= scale;
     }
-    mask.hide(scores);
+    if (!sure) hide_columns(scores, seen);
   };
   auto pack_weights = [&] {
 #pragma unroll
@@ -153,18 +168,18 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
     const int total = item.total;
     LazySoftmax softmax;
     float shrink[2];
-    mask.begin(turn % kItemsKnown);
 
     wait_for_key();
     ptx::wgmma_fence();
     issue_scores<Shape>(scores, queries, key_stage());
     ptx::wgmma_commit();
-    mask.look(0, problem.additional);
+    look();
     ptx::wgmma_wait<0>();
     ptx::keep_here(scores);
     release_key();
     hide();
-    softmax.step(scores, factor, mask.places().exists, shrink);
+    softmax.settle(scores, factor, exists, shrink);
+    softmax.template weigh<0, kScores>(scores, factor);
     pack_weights();
 
     for (int tile = 1; tile < total; ++tile) {
@@ -178,23 +193,27 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
       issue_combination<Shape>(out, weights, value_stage(), tile > 1);
       ptx::wgmma_commit();
       pass_turn();
-      mask.look(tile, problem.additional);
+      look();
       ptx::wgmma_wait<1>();
       ptx::keep_here(scores);
       release_key();
       hide();
-      const bool shrinks = softmax.step(scores, factor, mask.places().exists, shrink);
-      // The values are long there; but a loop keeps the compiler from waiting before the softmax.
+      const bool shrinks = softmax.settle(scores, factor, exists, shrink);
+      softmax.template weigh<0, kEarly>(scores, factor);
+      ptx::keep_here<0, kEarly>(scores);
+      ptx::keep_here(softmax.sum);
+      // The values are long there; but a loop keeps the compiler from moving the next wait up.
       wait_for_value();
       ptx::wgmma_wait<0>();
       ptx::keep_here(out);
       ptx::keep_here(scores);
       release_value();
-      pack_weights();
       if (shrinks) {
 #pragma unroll
         for (int n = 0; n < Shape::kHeadDim / 2; ++n) out[n] *= shrink[n / 2 % 2];
       }
+      softmax.template weigh<kEarly, kScores>(scores, factor);
+      pack_weights();
     }
     // With room of their own for results the next queries may come now.
     if (Shape::kOwnOut && lane == 0)
@@ -213,19 +232,19 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
       any = any && plan.offset(warpgroup, a) < item.axis[a].queries;
     }
     if (lane % 4 == 0) {
-      const RowPlaces& places = mask.places();
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        bool exists = places.exists[r];
+        const uint32_t places = row_places(plan, warpgroup, row + 8 * r);
+        bool stored = exists[r];
         int64_t at = item.entry;
 #pragma unroll
         for (int a = 0; a < kMaxRank; ++a) {
-          const int place = places.place(r, a);
-          exists = exists && place < item.axis[a].queries;
+          const int place = place_along(places, a);
+          stored = stored && place < item.axis[a].queries;
           at = at * problem.axes[a].query_count + item.axis[a].query +
                place * problem.axes[a].dilation;
         }
-        if (exists) arguments.lse[at * problem.heads + item.head] = lse[r];
+        if (stored) arguments.lse[at * problem.heads + item.head] = lse[r];
       }
     }
     // The copy engine has read the results of the item before.

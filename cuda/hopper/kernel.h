@@ -9,6 +9,7 @@
 
 #include "cuda/hopper/arguments.h"
 #include "cuda/hopper/consumer.h"
+#include "cuda/hopper/masker.h"
 #include "cuda/hopper/producer.h"
 #include "cuda/hopper/shared.h"
 #include "cuda/ptx/ldmatrix.h"
@@ -44,12 +45,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     ptx::fence_async_shared();
   }
   if (threadIdx.x == 0) {
+    for (uint64_t& described : control.described)
+      ptx::mbarrier_init(ptx::shared_address(&described), 1);
     for (int w = 0; w < Shape::kWarpgroups; ++w) {
       ptx::mbarrier_init(ptx::shared_address(&control.full_query[w]), 1);
       ptx::mbarrier_init(ptx::shared_address(&control.empty_query[w]), Shape::kOwnOut ? 4 : 1);
     }
     for (int stage = 0; stage < Shape::kKeyStages; ++stage) {
-      ptx::mbarrier_init(ptx::shared_address(&control.full_key[stage]), 1);
+      ptx::mbarrier_init(ptx::shared_address(&control.full_key[stage]), 1 + Shape::kWarpgroups);
       ptx::mbarrier_init(ptx::shared_address(&control.empty_key[stage]), 4 * Shape::kWarpgroups);
     }
     for (int stage = 0; stage < Shape::kValueStages; ++stage) {
@@ -61,10 +64,15 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   __syncthreads();
 
   if (warpgroup < 0) {
-    ptx::give_up_registers<56>();
-    if (threadIdx.x < 32) produce(arguments, control, base);
+    ptx::give_up_registers<Shape::kWarpgroups == 2 ? 72 : 56>();
+    const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 32), 0);
+    if (warp == 0) {
+      produce(arguments, control, base);
+    } else if (warp <= Shape::kWarpgroups) {
+      find_masks(arguments, control, warp - 1);
+    }
   } else {
-    ptx::take_registers<Shape::kWarpgroups == 2 ? 224 : 152>();
+    ptx::take_registers<Shape::kWarpgroups == 2 ? 216 : 152>();
     consume(arguments, control, base, warpgroup);
   }
 }

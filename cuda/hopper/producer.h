@@ -95,6 +95,7 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
     const int slot = turn % kItemsKnown;
     if (!describe_item(arguments, control, slot, index)) continue;
     if (lane == 0) {
+      ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
       const HopperItem& item = control.items[slot];
       const int column = item.head / problem.group() * Shape::kHeadDim;
       const int entry = item.entry, windows = item.windows, total = item.total;
@@ -151,7 +152,9 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
     ++turn;
   }
   if (lane == 0) {
-    control.items[turn % kItemsKnown].last = true;
+    const int slot = turn % kItemsKnown;
+    control.items[slot].last = true;
+    ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
     for (int w = 0; w < Shape::kWarpgroups; ++w) {
       ptx::mbarrier_wait(ptx::shared_address(&control.empty_query[w]), (turn & 1) ^ 1);
       ptx::mbarrier_arrive(ptx::shared_address(&control.full_query[w]));

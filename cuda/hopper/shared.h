@@ -34,7 +34,7 @@ struct HopperShape {
   static constexpr int kOutPanels = kHeadDim / kOutElements;
   static constexpr int kOutPanelBytes = kWarpgroupRows * kOutElements * 2;
   static constexpr int kOutBytes = kOutPanels * kOutPanelBytes;  // of a warpgroup
-  static constexpr int kControlBytes = 12 * 1024;                // at most
+  static constexpr int kControlBytes = 20 * 1024;                // at most
   static constexpr int bytes(int stages, bool own_out) {
     return kWarpgroups * (kQueryBytes + (own_out ? kOutBytes : 0)) + stages * kStageBytes +
            kControlBytes + 1024;
@@ -68,11 +68,19 @@ struct HopperShape {
 // consumers may still be in the one before the one whose queries were asked for last.
 constexpr int kItemsKnown = 3;
 
+// What a warpgroup sees of a tile: bits of its rows' columns, unless it sees all of them.
+struct TileMask {
+  uint32_t word[kWarpgroupRows][4];
+  int sure;
+};
+
 template <typename Shape>
 struct HopperControl {
+  uint64_t described[kItemsKnown];
   uint64_t full_query[Shape::kWarpgroups], empty_query[Shape::kWarpgroups];
   uint64_t full_key[Shape::kKeyStages], empty_key[Shape::kKeyStages];
   uint64_t full_value[Shape::kValueStages], empty_value[Shape::kValueStages];
+  TileMask masks[Shape::kKeyStages][Shape::kWarpgroups];
   uint32_t below[Shape::kMostBelow][4];
   HopperItem items[kItemsKnown];
   Interval seen[kItemsKnown][Shape::kMostPlaces];

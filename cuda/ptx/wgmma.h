@@ -40,10 +40,14 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 // Keeps the compiler from reading results before a wait, or changing them after a product's issue.
-template <int kCount>
+template <int kBegin, int kEnd, int kCount>
 __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
+  for (int i = kBegin; i < kEnd; ++i) asm volatile("" : "+f"(values[i])::"memory");
+}
+template <int kCount>
+__device__ __forceinline__ void keep_here(float (&values)[kCount]) {
+  keep_here<0, kCount>(values);
 }
 
 // clang-format off
