@@ -50,7 +50,13 @@ foreach(pass forward query_gradient key_gradient)
 endforeach()
 jax_na_cuda_kernels(additional_gradient cuda/additional_gradient.cu)
 
-target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/plan.cc)
+# Machine code of one architecture alone has the instructions of its tensor cores and copy engine.
+set(architectures "SHELL:-gencode arch=compute_90a,code=sm_90a")
+jax_na_cuda_kernels(hopper_bfloat16 cuda/hopper/instances.cu JAX_NA_ELEMENT=__nv_bfloat16)
+jax_na_cuda_kernels(hopper_float16 cuda/hopper/instances.cu JAX_NA_ELEMENT=__half)
+
+target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/plan.cc
+  cuda/hopper/forward.cc cuda/hopper/maps.cc cuda/hopper/plan.cc)
 target_compile_definitions(_core PRIVATE JAX_NA_CUDA)
 target_include_directories(_core SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 # The runtime comes along, without its symbols, so that the library loads where there is no CUDA.
