@@ -1,8 +1,8 @@
 // A consumer of the Hopper kernel: one warpgroup, which has up to 64 queries of every item.
 //
-// The scores of a tile are computed while the values of the tile before are added up, and the
-// softmax of a tile runs under the products of the other warpgroup: named barriers make the
-// warpgroups take turns at issuing products.
+// The scores of a tile are computed while the values of the tile before are added up, across the
+// end of an item too, and the softmax of a tile runs under the products of the other warpgroup:
+// named barriers make the warpgroups take turns at issuing products.
 #pragma once
 
 #include <cstdint>
@@ -81,30 +81,25 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
   using T = typename Shape::Element;
   constexpr int kSteps = Shape::kBlock / 16;
   constexpr int kScores = Shape::kBlock / 2;  // of a lane
-  // Scores that become weights before the products with the last ones have ended.
-#ifndef JAX_NA_EARLY
-#define JAX_NA_EARLY 1
-#endif
-  constexpr int kEarly = kScores * JAX_NA_EARLY / 4 / 4 * 4;
-#ifndef JAX_NA_TURNS
-#define JAX_NA_TURNS 1
-#endif
-  constexpr bool kTakeTurns = Shape::kWarpgroups > 1 && JAX_NA_TURNS;
+  // Scores that become weights before the products with the values of the tile before have to be
+  // complete. Those take as long as a tile has features.
+  constexpr int kEarly = Shape::kHeadDim > 128 ? kScores : kScores / 4;
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-  const uint32_t queries = base + Shape::kQueryAt + warpgroup * Shape::kQueryBytes;
-  const uint32_t staged = base + Shape::kOutAt + warpgroup * Shape::kOutStride;
+  const int row = 16 * warp + lane / 4;  // and the one 8 rows on
+  const bool exists[2] = {row < plan.row_count(), row + 8 < plan.row_count()};
+  const uint32_t places[2] = {row_places(plan, warpgroup, row),
+                              row_places(plan, warpgroup, row + 8)};
   // exp2(factor * score); where that would not do the scores are scaled first.
   const bool scale_first = problem.scale <= 0;
   const float scale = static_cast<float>(problem.scale * 1.4426950408889634);
   const float factor = scale_first ? 1.f : scale;
 
-  RingPlace<Shape::kKeyStages> key_place;
-  RingPlace<Shape::kValueStages> value_place;
-  const int row = 16 * warp + lane / 4;  // and the one 8 rows on
-  const bool exists[2] = {row < plan.row_count(), row + 8 < plan.row_count()};
-  float scores[Shape::kBlock / 2];
+  RingPlace<Shape::kStages> key_place, value_place;
+  RingPlace<Shape::kQueryBuffers> query_place;
+  RingPlace<kItemsKnown> item_place;
+  float scores[kScores];
   float out[Shape::kHeadDim / 2];
   uint32_t weights[kSteps][4];
 
@@ -129,13 +124,29 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
   auto value_stage = [&] {
     return base + Shape::kValueAt + value_place.stage * Shape::kStageBytes;
   };
+  auto queries = [&](int buffer) {
+    return base + Shape::kQueryAt + (buffer * Shape::kWarpgroups + warpgroup) * Shape::kQueryBytes;
+  };
   auto take_turn = [&] {
-    if constexpr (kTakeTurns) ptx::barrier_sync(kTurnBarrier + warpgroup, 256);
+    if constexpr (Shape::kWarpgroups > 1) ptx::barrier_sync(kTurnBarrier + warpgroup, 256);
   };
   auto pass_turn = [&] {
-    if constexpr (kTakeTurns)
+    if constexpr (Shape::kWarpgroups > 1)
       ptx::barrier_arrive(kTurnBarrier + (warpgroup + 1) % Shape::kWarpgroups, 256);
   };
+
+  int left = 0;  // tiles of the item behind the present one
+  // Waits for an item and its queries; false where there is none.
+  auto begin_item = [&] {
+    const int slot = item_place.stage, buffer = query_place.stage;
+    ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), item_place.parity);
+    if (control.items[slot].last) return false;
+    left = control.items[slot].total - 1;
+    ptx::mbarrier_wait(ptx::shared_address(&control.full_query[buffer][warpgroup]),
+                       query_place.parity);
+    return true;
+  };
+
   bool sure = false;
   uint32_t seen[2];
   auto look = [&] {
@@ -160,18 +171,74 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
     }
   };
 
-  if (warpgroup == Shape::kWarpgroups - 1) pass_turn();
-  for (int turn = 0;; ++turn) {
-    ptx::mbarrier_wait(ptx::shared_address(&control.full_query[warpgroup]), turn & 1);
-    const HopperItem& item = control.items[turn % kItemsKnown];
-    if (item.last) break;
-    const int total = item.total;
-    LazySoftmax softmax;
-    float shrink[2];
+  // The factors that normalise the rows of the item in `slot`, and its log-sum-exps.
+  auto finish_sums = [&](int slot, LazySoftmax& softmax, float (&inverse)[2]) {
+    const HopperItem& item = control.items[slot];
+    float lse[2];
+    softmax.finish(inverse, lse);
+    if (lane % 4 != 0) return;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      bool stored = exists[r];
+      int64_t at = item.entry;
+#pragma unroll
+      for (int a = 0; a < kMaxRank; ++a) {
+        const int place = place_along(places[r], a);
+        stored = stored && place < item.axis[a].queries;
+        at = at * problem.axes[a].query_count + item.axis[a].query +
+             place * problem.axes[a].dilation;
+      }
+      if (stored) arguments.lse[at * problem.heads + item.head] = lse[r];
+    }
+  };
 
+  int owed = -1;  // the place of queries that results are being copied from
+  auto release_queries = [&] {
+    if (owed >= 0 && thread == 0) {
+      ptx::tma_store_wait_read();
+      ptx::mbarrier_arrive(ptx::shared_address(&control.empty_query[owed][warpgroup]));
+    }
+    owed = -1;
+  };
+  // Writes the results of the item in `slot` to the place of its queries, and on to the tensor.
+  auto store_results = [&](int slot, int buffer, const float (&inverse)[2]) {
+    const HopperItem& item = control.items[slot];
+    const uint32_t staged = queries(buffer);
+    // All warps are done with the queries.
+    ptx::barrier_sync(kOwnBarrier + warpgroup, 128);
+    stage_results<Shape>(out, inverse, staged, warp, lane);
+    ptx::fence_async_shared();
+    ptx::barrier_sync(kOwnBarrier + warpgroup, 128);
+    if (thread == 0) {
+      int token[kMaxRank];
+      bool any = true;  // a store that begins outside of the tensor would store nothing
+#pragma unroll
+      for (int a = 0; a < kMaxRank; ++a) {
+        const int offset = plan.offset(warpgroup, a);
+        token[a] = item.axis[a].query + offset * problem.axes[a].dilation;
+        any = any && offset < item.axis[a].queries;
+      }
+      if (any) {
+#pragma unroll
+        for (int panel = 0; panel < Shape::kOutPanels; ++panel)
+          ptx::tma_store(&arguments.out, staged + panel * Shape::kOutPanelBytes,
+                         item.head * Shape::kHeadDim + panel * Shape::kOutElements, token[2],
+                         token[1], token[0], item.entry);
+      }
+      ptx::tma_store_commit();
+    }
+    owed = buffer;
+    if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
+  };
+
+  if (warpgroup == Shape::kWarpgroups - 1) pass_turn();
+  // One round for all items where queries have two places, one for each where they have one.
+  while (begin_item()) {
+    LazySoftmax softmax;
+    float shrink[2], inverse[2];
     wait_for_key();
     ptx::wgmma_fence();
-    issue_scores<Shape>(scores, queries, key_stage());
+    issue_scores<Shape>(scores, queries(query_place.stage), key_stage());
     ptx::wgmma_commit();
     look();
     ptx::wgmma_wait<0>();
@@ -182,22 +249,41 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
     softmax.template weigh<0, kScores>(scores, factor);
     pack_weights();
 
-    for (int tile = 1; tile < total; ++tile) {
+    bool begun = false;  // whether `out` holds something
+    int slot, buffer;    // of the item whose weights there are
+    for (;;) {
+      slot = item_place.stage;
+      buffer = query_place.stage;
+      const bool ends = left == 0;
+      if (ends) {
+        release_queries();
+        item_place.next();
+        query_place.next();
+        if (Shape::kQueryBuffers == 1 || !begin_item()) break;
+      } else {
+        --left;
+      }
+      // The scores of the next tile, and out += weights values of the present one.
       wait_for_key();
       take_turn();
       ptx::wgmma_fence();
-      issue_scores<Shape>(scores, queries, key_stage());
+      issue_scores<Shape>(scores, queries(query_place.stage), key_stage());
       ptx::wgmma_commit();
       wait_for_value();
       ptx::wgmma_fence();
-      issue_combination<Shape>(out, weights, value_stage(), tile > 1);
+      issue_combination<Shape>(out, weights, value_stage(), begun);
       ptx::wgmma_commit();
       pass_turn();
       look();
+      release_queries();
       ptx::wgmma_wait<1>();
       ptx::keep_here(scores);
       release_key();
       hide();
+      if (ends) {
+        finish_sums(slot, softmax, inverse);
+        softmax = LazySoftmax();
+      }
       const bool shrinks = softmax.settle(scores, factor, exists, shrink);
       softmax.template weigh<0, kEarly>(scores, factor);
       ptx::keep_here<0, kEarly>(scores);
@@ -208,72 +294,28 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
       ptx::keep_here(out);
       ptx::keep_here(scores);
       release_value();
-      if (shrinks) {
+      if (ends) {
+        store_results(slot, buffer, inverse);
+      } else if (shrinks) {
 #pragma unroll
         for (int n = 0; n < Shape::kHeadDim / 2; ++n) out[n] *= shrink[n / 2 % 2];
       }
+      begun = !ends;
       softmax.template weigh<kEarly, kScores>(scores, factor);
       pack_weights();
     }
-    // With room of their own for results the next queries may come now.
-    if (Shape::kOwnOut && lane == 0)
-      ptx::mbarrier_arrive(ptx::shared_address(&control.empty_query[warpgroup]));
     wait_for_value();
     ptx::wgmma_fence();
-    issue_combination<Shape>(out, weights, value_stage(), total > 1);
+    issue_combination<Shape>(out, weights, value_stage(), begun);
     ptx::wgmma_commit();
-    float inverse[2], lse[2];
-    softmax.finish(inverse, lse);
-    int token[kMaxRank];
-    bool any = true;
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) {
-      token[a] = item.axis[a].query + plan.offset(warpgroup, a) * problem.axes[a].dilation;
-      any = any && plan.offset(warpgroup, a) < item.axis[a].queries;
-    }
-    if (lane % 4 == 0) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const uint32_t places = row_places(plan, warpgroup, row + 8 * r);
-        bool stored = exists[r];
-        int64_t at = item.entry;
-#pragma unroll
-        for (int a = 0; a < kMaxRank; ++a) {
-          const int place = place_along(places, a);
-          stored = stored && place < item.axis[a].queries;
-          at = at * problem.axes[a].query_count + item.axis[a].query +
-               place * problem.axes[a].dilation;
-        }
-        if (stored) arguments.lse[at * problem.heads + item.head] = lse[r];
-      }
-    }
-    // The copy engine has read the results of the item before.
-    if (thread == 0) ptx::tma_store_wait_read();
-    ptx::barrier_sync(kOwnBarrier + warpgroup, 128);
+    finish_sums(slot, softmax, inverse);
     ptx::wgmma_wait<0>();
     ptx::keep_here(out);
     release_value();
-    // Where results go to the place of the queries, all warps are done with those: they have met
-    // since their last scores.
-    stage_results<Shape>(out, inverse, staged, warp, lane);
-    ptx::fence_async_shared();
-    ptx::barrier_sync(kOwnBarrier + warpgroup, 128);
-    if (thread == 0) {
-      if (any) {
-#pragma unroll
-        for (int panel = 0; panel < Shape::kOutPanels; ++panel)
-          ptx::tma_store(&arguments.out, staged + panel * Shape::kOutPanelBytes,
-                         item.head * Shape::kHeadDim + panel * Shape::kOutElements, token[2],
-                         token[1], token[0], item.entry);
-      }
-      ptx::tma_store_commit();
-      if (!Shape::kOwnOut) {
-        ptx::tma_store_wait_read();
-        ptx::mbarrier_arrive(ptx::shared_address(&control.empty_query[warpgroup]));
-      }
-    }
+    store_results(slot, buffer, inverse);
+    release_queries();
+    if (Shape::kQueryBuffers == 2) break;
   }
-  if (thread == 0) ptx::tma_store_wait_read();
 }
 
 }  // namespace jax_na::cuda

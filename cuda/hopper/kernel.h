@@ -9,6 +9,7 @@
 
 #include "cuda/hopper/arguments.h"
 #include "cuda/hopper/consumer.h"
+#include "cuda/hopper/describer.h"
 #include "cuda/hopper/masker.h"
 #include "cuda/hopper/producer.h"
 #include "cuda/hopper/shared.h"
@@ -38,41 +39,42 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   // What tiles leave of a stage stays 0: a weight of 0 does not make up for values that are NaN.
   if (plan.key_count() < Shape::kBlock) {
     auto* words = reinterpret_cast<uint4*>(shared + Shape::kKeyAt);
-    for (int i = threadIdx.x;
-         i < (Shape::kKeyStages + Shape::kValueStages) * Shape::kStageBytes / 16;
+    for (int i = threadIdx.x; i < 2 * Shape::kStages * Shape::kStageBytes / 16;
          i += Shape::kThreads)
       words[i] = make_uint4(0, 0, 0, 0);
     ptx::fence_async_shared();
   }
   if (threadIdx.x == 0) {
-    for (uint64_t& described : control.described)
-      ptx::mbarrier_init(ptx::shared_address(&described), 1);
-    for (int w = 0; w < Shape::kWarpgroups; ++w) {
-      ptx::mbarrier_init(ptx::shared_address(&control.full_query[w]), 1);
-      ptx::mbarrier_init(ptx::shared_address(&control.empty_query[w]), Shape::kOwnOut ? 4 : 1);
-    }
-    for (int stage = 0; stage < Shape::kKeyStages; ++stage) {
-      ptx::mbarrier_init(ptx::shared_address(&control.full_key[stage]), 1 + Shape::kWarpgroups);
-      ptx::mbarrier_init(ptx::shared_address(&control.empty_key[stage]), 4 * Shape::kWarpgroups);
-    }
-    for (int stage = 0; stage < Shape::kValueStages; ++stage) {
-      ptx::mbarrier_init(ptx::shared_address(&control.full_value[stage]), 1);
-      ptx::mbarrier_init(ptx::shared_address(&control.empty_value[stage]), 4 * Shape::kWarpgroups);
-    }
+    auto initialise = [](auto& barriers, int arrivals) {
+      auto* first = reinterpret_cast<uint64_t*>(&barriers);
+      for (uint64_t* at = first; at < first + sizeof barriers / sizeof *first; ++at)
+        ptx::mbarrier_init(ptx::shared_address(at), arrivals);
+    };
+    constexpr int kConsumerWarps = 4 * Shape::kWarpgroups;
+    initialise(control.described, 1);
+    initialise(control.done, kConsumerWarps);
+    initialise(control.full_query, 1);
+    initialise(control.empty_query, 1);
+    initialise(control.full_key, 1 + Shape::kWarpgroups);  // the producer and the maskers
+    initialise(control.empty_key, kConsumerWarps);
+    initialise(control.full_value, 1);
+    initialise(control.empty_value, kConsumerWarps);
     ptx::mbarrier_init_fence();
   }
   __syncthreads();
 
   if (warpgroup < 0) {
-    ptx::give_up_registers<Shape::kWarpgroups == 2 ? 72 : 56>();
+    ptx::give_up_registers<72>();
     const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 32), 0);
     if (warp == 0) {
-      produce(arguments, control, base);
-    } else if (warp <= Shape::kWarpgroups) {
-      find_masks(arguments, control, warp - 1);
+      if (threadIdx.x == 0) produce(arguments, control, base);
+    } else if (warp == 1) {
+      describe(arguments, control);
+    } else if (warp - 2 < Shape::kWarpgroups) {
+      find_masks(arguments, control, warp - 2);
     }
   } else {
-    ptx::take_registers<Shape::kWarpgroups == 2 ? 216 : 152>();
+    ptx::take_registers<216>();
     consume(arguments, control, base, warpgroup);
   }
 }

@@ -20,7 +20,8 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
                                   int warpgroup) {
   const HopperPlan& plan = arguments.plan;
   const int lane = threadIdx.x % 32, t = lane % 4, keys = plan.key_count();
-  RingPlace<Shape::kKeyStages> key_place;
+  RingPlace<Shape::kStages> key_place;
+  RingPlace<kItemsKnown> item_place;
   uint32_t places[kRowsPerLane], line[kRowsPerLane];  // `line`: what the z and y of a tile leave
 #pragma unroll
   for (int i = 0; i < kRowsPerLane; ++i) {
@@ -29,11 +30,12 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
   }
   bool line_sure = false;
 
-  for (int turn = 0;; ++turn) {
-    const int slot = turn % kItemsKnown;
-    ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), turn / kItemsKnown & 1);
+  for (;; item_place.next()) {
+    const int slot = item_place.stage;
+    ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), item_place.parity);
     const HopperItem& item = control.items[slot];
     if (item.last) break;
+    const int windows = item.windows, total = item.total;
 
     // Takes from `word` the columns that an axis hides; true where it hides none from any row.
     auto look_along = [&](int a, int tile, uint32_t (&word)[kRowsPerLane]) {
@@ -54,11 +56,11 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
     };
 
     int z = 0, y = 0, x = 0;
-    for (int tile = 0; tile < item.total; ++tile) {
+    for (int tile = 0; tile < total; ++tile) {
       uint32_t word[kRowsPerLane];
       bool sure = keys == Shape::kBlock;
-      if (tile >= item.windows) {
-        const int count = arguments.problem.additional - (tile - item.windows) * keys;
+      if (tile >= windows) {
+        const int count = arguments.problem.additional - (tile - windows) * keys;
         sure = sure && count >= keys;
         const uint32_t columns = first_columns(min(count, keys), t);
 #pragma unroll

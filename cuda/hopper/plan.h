@@ -14,7 +14,7 @@
 namespace jax_na::cuda {
 
 constexpr int kWarpgroupRows = 64;
-constexpr int kMostWarpgroups = 3;
+constexpr int kMostWarpgroups = 2;
 
 struct HopperPlan {
   int rows[kMaxRank] = {1, 1, 1};        // queries of a warpgroup

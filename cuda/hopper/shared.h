@@ -34,38 +34,30 @@ struct HopperShape {
   static constexpr int kOutPanels = kHeadDim / kOutElements;
   static constexpr int kOutPanelBytes = kWarpgroupRows * kOutElements * 2;
   static constexpr int kOutBytes = kOutPanels * kOutPanelBytes;  // of a warpgroup
-  static constexpr int kControlBytes = 20 * 1024;                // at most
-  static constexpr int bytes(int stages, bool own_out) {
-    return kWarpgroups * (kQueryBytes + (own_out ? kOutBytes : 0)) + stages * kStageBytes +
-           kControlBytes + 1024;
+  static constexpr int kControlBytes = 18 * 1024;                // at most
+  static constexpr int bytes(int query_buffers, int stages) {
+    return query_buffers * kWarpgroups * kQueryBytes + stages * kStageBytes + kControlBytes + 1024;
   }
-#ifndef JAX_NA_OWN_STAGES
-#define JAX_NA_OWN_STAGES 4
-#endif
-  // Where results have no room of their own they take that of their queries.
-  static constexpr bool kOwnOut = bytes(JAX_NA_OWN_STAGES, true) <= kMaxSharedBytes;
-  static constexpr int kKeyStages = bytes(6, kOwnOut) <= kMaxSharedBytes ? 3 : 2;
-  static constexpr int kValueStages = bytes(kKeyStages + 3, kOwnOut) <= kMaxSharedBytes ? 3 : 2;
-  static constexpr int kSharedBytes = bytes(kKeyStages + kValueStages, kOwnOut);
+  // Results leave from the place of their queries. With room for the queries of two items a
+  // warpgroup begins an item before it ends the one before.
+  static constexpr int kQueryBuffers = bytes(2, 4) <= kMaxSharedBytes ? 2 : 1;
+  static constexpr int kStages = bytes(kQueryBuffers, 6) <= kMaxSharedBytes ? 3 : 2;
+  static constexpr int kSharedBytes = bytes(kQueryBuffers, 2 * kStages);
   static_assert(kSharedBytes <= kMaxSharedBytes, "more shared memory than there is");
   static_assert(kBlock % 32 == 0 && kBlock <= 128, "a lane's columns are the bits of a word");
 
   // From the aligned beginning.
   static constexpr int kQueryAt = 0;
-  static constexpr int kKeyAt = kQueryAt + kWarpgroups * kQueryBytes;
-  static constexpr int kValueAt = kKeyAt + kKeyStages * kStageBytes;
-  static constexpr int kOutAt = kOwnOut ? kValueAt + kValueStages * kStageBytes : kQueryAt;
-  static constexpr int kOutStride = kOwnOut ? kOutBytes : kQueryBytes;
-  static constexpr int kControlAt =
-      kValueAt + kValueStages * kStageBytes + (kOwnOut ? kWarpgroups * kOutBytes : 0);
+  static constexpr int kKeyAt = kQueryAt + kQueryBuffers * kWarpgroups * kQueryBytes;
+  static constexpr int kValueAt = kKeyAt + kStages * kStageBytes;
+  static constexpr int kControlAt = kValueAt + kStages * kStageBytes;
 
   // Boxes of 64 and of kBlock positions, extents summed over the axes.
   static constexpr int kMostPlaces = kWarpgroupRows * kWarpgroups + 2 * kMostWarpgroups;
   static constexpr int kMostBelow = kBlock + 5;
 };
 
-// What producer and consumers tell each other. Items are described three ahead at most: the
-// consumers may still be in the one before the one whose queries were asked for last.
+// Items that are described at a time.
 constexpr int kItemsKnown = 3;
 
 // What a warpgroup sees of a tile: bits of its rows' columns, unless it sees all of them.
@@ -74,13 +66,15 @@ struct TileMask {
   int sure;
 };
 
+// What the warps tell each other.
 template <typename Shape>
 struct HopperControl {
-  uint64_t described[kItemsKnown];
-  uint64_t full_query[Shape::kWarpgroups], empty_query[Shape::kWarpgroups];
-  uint64_t full_key[Shape::kKeyStages], empty_key[Shape::kKeyStages];
-  uint64_t full_value[Shape::kValueStages], empty_value[Shape::kValueStages];
-  TileMask masks[Shape::kKeyStages][Shape::kWarpgroups];
+  uint64_t described[kItemsKnown], done[kItemsKnown];
+  uint64_t full_query[Shape::kQueryBuffers][Shape::kWarpgroups];
+  uint64_t empty_query[Shape::kQueryBuffers][Shape::kWarpgroups];
+  uint64_t full_key[Shape::kStages], empty_key[Shape::kStages];
+  uint64_t full_value[Shape::kStages], empty_value[Shape::kStages];
+  TileMask masks[Shape::kStages][Shape::kWarpgroups];
   uint32_t below[Shape::kMostBelow][4];
   HopperItem items[kItemsKnown];
   Interval seen[kItemsKnown][Shape::kMostPlaces];
