@@ -1,5 +1,5 @@
-// The forward kernel of sm_90a: persistent CTAs of a producer warp and two or three warpgroups that
-// compute.
+// The forward kernel of sm_90a: persistent CTAs of two warpgroups that compute, and of one with a
+// warp that asks for copies, one that describes items, and two that find masks.
 //
 // The copy engine takes boxes out of the tensors as they are, without a permutation of tokens, and
 // the tensor cores work on what it wrote. docs/kernels.md derives the bound and the schedule.
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   // -1: the producer's. The shuffle tells the compiler that it is the same for all of a warp.
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0) - 1;
 
-  fill_below(plan, control, threadIdx.x, Shape::kThreads);
+  fill_below(plan, control);
   // What tiles leave of a stage stays 0: a weight of 0 does not make up for values that are NaN.
   if (plan.key_count() < Shape::kBlock) {
     auto* words = reinterpret_cast<uint4*>(shared + Shape::kKeyAt);

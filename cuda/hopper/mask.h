@@ -19,24 +19,27 @@ __device__ __forceinline__ int below_begin(const HopperPlan& plan, int axis) {
   return axis == 0 ? 0 : plan.keys[0] + 1 + (axis == 1 ? 0 : plan.keys[1] + 1);
 }
 
-// Fills the table; threads [0, threads) share the work. Columns behind the tile's last key are
-// below nothing.
+// Fills the table, by all warps of the block. Columns behind the tile's last key are below nothing.
 template <typename Shape>
-__device__ inline void fill_below(const HopperPlan& plan, HopperControl<Shape>& control, int thread,
-                                  int threads) {
+__device__ inline void fill_below(const HopperPlan& plan, HopperControl<Shape>& control) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int at[4][kMaxRank];  // of the column that is bit `lane` of the word with t
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    const int column = 8 * (lane / 2) + 2 * t + lane % 2, line = column / plan.keys[2];
+    at[t][2] = column % plan.keys[2];
+    at[t][1] = line % plan.keys[1];
+    at[t][0] = line / plan.keys[1];
+    if (column >= plan.key_count()) at[t][0] = at[t][1] = at[t][2] = Shape::kBlock;
+  }
+#pragma unroll
   for (int axis = 0; axis < kMaxRank; ++axis) {
-    for (int entry = thread; entry < 4 * (plan.keys[axis] + 1); entry += threads) {
-      const int t = entry % 4, below = entry / 4;
-      uint32_t word = 0;
-      for (int bit = 0; bit < Shape::kBlock / 4; ++bit) {
-        const int column = 8 * (bit / 2) + 2 * t + bit % 2;
-        const int line = column / plan.keys[2];
-        const int at = axis == 2   ? column % plan.keys[2]
-                       : axis == 1 ? line % plan.keys[1]
-                                   : line / plan.keys[1];
-        if (column < plan.key_count() && at < below) word |= 1u << bit;
+    for (int below = warp; below <= plan.keys[axis]; below += Shape::kThreads / 32) {
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        const uint32_t word = __ballot_sync(~0u, at[t][axis] < below);
+        if (lane == 0) control.below[below_begin(plan, axis) + below][t] = word;
       }
-      control.below[below_begin(plan, axis) + below][t] = word;
     }
   }
 }

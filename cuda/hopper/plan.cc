@@ -13,19 +13,21 @@
 namespace jax_na::cuda {
 namespace {
 
-// Clocks of a multiprocessor; see docs/kernels.md for where they come from.
+// Clocks of a multiprocessor; docs/kernels.md says where they come from.
 struct Prices {
-  double per_key;  // of a tile
-  double per_tile;
-  double per_masked_tile;
-  double per_item;
+  double tile;
+  double masked_tile;  // more than another
+  double item;
+  double launch;
 };
 
 Prices prices_of(const HopperLimits& limits) {
-  // Two warpgroups of 64 queries: a tile costs this and its products.
-  const double products = limits.warpgroups * kWarpgroupRows * 4.0 * limits.head_dim / 4096.0;
-  const double weights = limits.warpgroups * kWarpgroupRows * 0.068;
-  return {std::max(products, weights) + 0.2 * std::min(products, weights), 600.0, 350.0, 3000.0};
+  const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
+  // Products and softmax run side by side, but not without getting in each other's way.
+  const double products = pairs * 4 * limits.head_dim / 4096;
+  const double softmax = pairs * 0.116;
+  const double both = std::sqrt(std::hypot(products * products, softmax * softmax));
+  return {both + 120, pairs * 0.018, 4000, 8000};
 }
 
 constexpr int kMostBoxSide = 256;      // of the copy engine
@@ -173,11 +175,8 @@ bool make_hopper_plan(const Problem& problem, const HopperLimits& limits, int mu
         const double lines = boxes * static_cast<double>((problem.additional + count - 1) / count);
         const double masked = (count == limits.block ? tiles - sure : tiles) + 0.5 * lines;
         const double per_item =
-            ((tiles + lines) * (prices.per_key * limits.block + prices.per_tile) +
-             masked * prices.per_masked_tile) /
-                boxes +
-            prices.per_item;
-        const double clocks = per_item * rounds;
+            ((tiles + lines) * prices.tile + masked * prices.masked_tile) / boxes + prices.item;
+        const double clocks = per_item * rounds + prices.launch;
         if (found && clocks >= best.clocks) continue;
         found = true;
         best.tiles = tiles + lines;

@@ -11,10 +11,6 @@
 
 namespace jax_na::cuda::ptx {
 
-__device__ __forceinline__ void tma_prefetch_map(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(map)) : "memory");
-}
-
 // Counts the whole box at `barrier`, also what is filled with zeros.
 __device__ __forceinline__ void tma_load(uint32_t to, const CUtensorMap* map, uint32_t barrier,
                                          int column, int x, int y, int z, int entry) {

@@ -164,4 +164,30 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const uint32_t (
   }
 }
 
+#undef JAX_NA_D0
+#undef JAX_NA_D16
+#undef JAX_NA_D32
+#undef JAX_NA_D48
+#undef JAX_NA_D64
+#undef JAX_NA_D80
+#undef JAX_NA_D96
+#undef JAX_NA_D112
+#undef JAX_NA_INOUT4
+#undef JAX_NA_INOUT16
+#undef JAX_NA_D_32
+#undef JAX_NA_D_64
+#undef JAX_NA_D_96
+#undef JAX_NA_D_128
+#undef JAX_NA_D_192
+#undef JAX_NA_D_256
+#undef JAX_NA_INOUT_32
+#undef JAX_NA_INOUT_64
+#undef JAX_NA_INOUT_96
+#undef JAX_NA_INOUT_128
+#undef JAX_NA_INOUT_192
+#undef JAX_NA_INOUT_256
+#undef JAX_NA_WGMMA_SHARED
+#undef JAX_NA_WGMMA_REGISTERS
+#undef JAX_NA_WGMMA_OF
+
 }  // namespace jax_na::cuda::ptx
