@@ -17,10 +17,10 @@ EMULATION = ROOT / "cuda" / "emulation"
 FLAGS = ("-std=c++17", "-Wno-unknown-pragmas", "-Wno-psabi")
 # The emulation's headers come first: it has its own of CUDA's and of cuda/ptx.
 INCLUDES = (f"-I{EMULATION / 'include'}", f"-I{ROOT}")
-HOST_FLAGS = ("-O2", *FLAGS, *INCLUDES)
-# Of dozens of kernels each runs for a moment: to optimise them takes longer than it saves.
+# Of dozens of kernels each runs for a moment: to optimise them more takes longer than it saves.
+HOST_FLAGS = ("-O1", *FLAGS, *INCLUDES)
 KERNEL_FLAGS = (
-    *("-O1", *FLAGS, *INCLUDES),
+    *HOST_FLAGS,
     *("-x", "c++", "-DJAX_NA_EMULATION", "-include", "cuda_runtime.h"),
 )
 
@@ -30,13 +30,15 @@ class Source:
     path: str  # from the root of the repository
     kernels: bool = False
     defines: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     def object_name(self) -> str:
         return "-".join((self.path.replace("/", "_"), *self.defines)) + ".o"
 
     def command(self) -> tuple[str, ...]:
         flags = KERNEL_FLAGS if self.kernels else HOST_FLAGS
-        return (*flags, *(f"-D{define}" for define in self.defines), "-c", str(ROOT / self.path))
+        defines = (f"-D{define}" for define in self.defines)
+        return (*flags, *self.options, *defines, "-c", str(ROOT / self.path))
 
 
 #: Element types, with the table of instances that each has.
@@ -83,7 +85,10 @@ def _run(*command: object) -> None:
 
 def build(directory: pathlib.Path) -> dict[str, pathlib.Path]:
     """Compiles every test program into `directory`, with all cores; returns them by name."""
-    emulation = [Source(str(path.relative_to(ROOT))) for path in sorted(EMULATION.glob("*.cc"))]
+    emulation = [
+        Source(str(path.relative_to(ROOT)), options=("-O2",))
+        for path in sorted(EMULATION.glob("*.cc"))
+    ]
     attention_tests, own_tests, shared = [], [], []
     for path in sorted((EMULATION / "tests").glob("*.cc")):
         name = str(path.relative_to(ROOT))
