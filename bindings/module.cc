@@ -215,9 +215,8 @@ NB_MODULE(_core, m) {
   nb::class_<jax_na::Problem>(m, "Problem", "Sizes and axes (z, y, x) of an attention problem.")
       .def_static("of", problem_of, nb::arg("batch"), nb::arg("heads"), nb::arg("kv_heads"),
                   nb::arg("head_dim"), nb::arg("value_dim"), nb::arg("additional"),
-                  nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"),
-                  nb::arg("dilation"), nb::arg("is_causal"), nb::arg("boundary"),
-                  nb::arg("bias_batch") = 0);
+                  nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"),
+                  nb::arg("is_causal"), nb::arg("boundary"), nb::arg("bias_batch") = 0);
   m.def("cpu_plan", plan_of, nb::arg("which"), nb::arg("problem"), nb::arg("bytes"),
         "The plan of one pass of the CPU kernels.");
 #ifdef JAX_NA_CUDA
