@@ -1,0 +1,172 @@
+// Scores of every query against its window: matrix products of a box of queries with the keys that
+// any of them sees, scattered from the accumulators to the slots of each query's own window.
+//
+// A CTA finds out once where its box lies and what it sees, then goes through heads and batch
+// entries, as the fused kernels do.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/gemm/gemm.h"
+#include "cuda/gemm/slots.h"
+#include "cuda/plan.h"
+#include "cuda/ptx/shared.h"
+#include "cuda/tile/columns.h"
+#include "cuda/tile/find_work.h"
+#include "cuda/tile/fragment.h"
+#include "cuda/tile/load.h"
+#include "cuda/tile/walk.h"
+#include "cuda/tile/work.h"
+
+namespace jax_na::cuda {
+
+// Grid: boxes of all dilation groups, and CTAs that share the items of a box. The plan counts two
+// tensors on either side; here each has one, of twice the bytes.
+template <typename T, int kHeadDim, int kRowTiles, int kBlock, Products kProducts>
+__global__ void __launch_bounds__(32 * kMaxWarps, 2)
+    scores_kernel(const __grid_constant__ Scores arguments, const __grid_constant__ Sweep sweep) {
+  using R = Rows<T, kHeadDim>;
+  using Tables = SlotTables<kBlock, 16 * kRowTiles * kMaxWarps>;
+  constexpr bool kInRegisters = kRowTiles * R::kSteps <= (kProducts == Products::kSplit ? 4 : 8);
+
+  JAX_NA_SHARED(shared);
+  const Problem& problem = arguments.problem;
+  const SharedMap& map = sweep.map;
+  Tables& tables = *reinterpret_cast<Tables*>(shared + map.columns);
+  RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
+  Work& work = *reinterpret_cast<Work*>(shared + map.work);
+  int* tokens = reinterpret_cast<int*>(shared + map.tokens);
+  const uint32_t base = ptx::shared_address(shared);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
+
+  find_work<Side::kQueries>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
+  if (work.empty()) return;
+  find_columns(problem, sweep, 1, tables.columns);
+  find_row_slots<Side::kQueries>(problem, sweep, work, tables.row_slots);
+  find_column_slots<kBlock>(problem, sweep, tables.column_slots);
+  const RowWork* own_rows = rows + warp * sweep.warp_rows();
+  const int* own_slots = tables.row_slots + warp * sweep.warp_rows();
+  const uint32_t own = warp * sweep.warp_rows() * R::kBytes;
+
+  const Stages& stages = work.stages;
+  const int steps = own_items(static_cast<int>(problem.batch) * problem.heads) * stages.total;
+  const float scale = static_cast<float>(problem.scale);
+  const int window = static_cast<int>(window_slots(problem));
+  const int64_t slots = window + problem.additional;
+
+  Stationary<T, kHeadDim, kRowTiles, kInRegisters> query;
+  float* to[kRowTiles][2];  // slot 0 of each row
+
+  auto describe = [&](int step) {
+    if (threadIdx.x == 0)
+      work.steps[step % kStepsKnown] =
+          describe_step(problem, sweep, arguments.bias, stages, step, true, 1);
+  };
+
+  auto find = [&](int step, int table) {
+    const Step& s = work.steps[step % kStepsKnown];
+    const int key_counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
+                              problem.axes[2].key_count};
+    find_tokens(sweep, work, key_counts, s.origin, s.line, s.line_begin,
+                tokens + table * sweep.stage_rows());
+  };
+
+  auto source = [&](const void* tensor, int64_t offset, int heads) {
+    return Source{static_cast<const char*>(tensor) + offset * static_cast<int64_t>(sizeof(T)),
+                  heads * problem.head_dim * static_cast<int>(sizeof(T)), problem.head_dim};
+  };
+
+  // Where an item's queries are.
+  auto own_buffer = [&](const Step& s) {
+    return base + map.stationary +
+           (sweep.buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
+  };
+
+  auto load = [&](int step, int table, int buffer) {
+    const Step& s = work.steps[step % kStepsKnown];
+    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    load_rows<T, kHeadDim, 1>(
+        sweep.stage_rows(),
+        {source(s.window ? arguments.key : arguments.additional_keys, s.key, problem.kv_heads)},
+        {base + map.stage + 2 * buffer * map.stage_bytes},
+        [&](int row) { return stage_tokens[row]; });
+    if (s.first)
+      load_rows<T, kHeadDim, 1>(sweep.rows(), {source(arguments.query, s.query, problem.heads)},
+                                {own_buffer(s)}, [&](int row) { return rows[row].token; });
+  };
+
+  // What each row sees of a tile, as bits. They stay while a warp has but one tile.
+  uint32_t seen[kRowTiles][2];
+  auto look = [&](const Tile& tile) {
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const RowWork& row = own_rows[16 * m + 8 * r + lane / 4];
+        seen[m][r] = tile.line > 0
+                         ? (row.token >= 0 ? first_columns(tile.line, t) : 0)
+                         : seen_columns(tables.columns, sweep, row, tile.origin, tile.nominal, t);
+      }
+    }
+  };
+
+  auto meet = [&](const Tile& tile, bool known, uint32_t key, const Step& s) {
+    if (!known) look(tile);
+    const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size()) + 15) / 16;
+    const float* bias = tile.line > 0 ? nullptr : s.bias;
+    const int tile_at = bias != nullptr ? tile_bias(problem, tile.origin, 1) : 0;
+    const int tile_slot =
+        tile.line > 0 ? window + s.line_begin + tile.row : slot_number(problem, tile.origin);
+#pragma unroll 2
+    for (int c = 0; c < chunks; ++c) {
+      const int column = 16 * c + lane % 16;
+      const int row = tile.row + (tile.line > 0 ? column : tables.columns.row[column]);
+      float scores[kRowTiles][2][4];
+      find_scores<T, kHeadDim, kProducts>(scores, query, key + R::chunk_offset(row, lane / 16));
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int at = 16 * c + 8 * n + 2 * t + e;
+          const int column_slot = tile_slot + (tile.line > 0 ? at : tables.column_slots[at]);
+#pragma unroll
+          for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+              if (!(seen[m][r] >> (4 * c + 2 * n + e) & 1)) continue;
+              const int own_row = 16 * m + 8 * r + lane / 4;
+              float score = scores[m][n][2 * r + e] * scale;
+              if (bias != nullptr)
+                score += bias[own_rows[own_row].bias + tile_at + tables.columns.bias[at]];
+              to[m][r][tile.line > 0 ? column_slot : column_slot + own_slots[own_row]] = score;
+            }
+          }
+        }
+      }
+    }
+  };
+
+  auto compute = [&](int step, int buffer) {
+    const Step& s = work.steps[step % kStepsKnown];
+    if (s.first) {
+      query.load(own_buffer(s) + own, lane);
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int64_t token = own_rows[16 * m + 8 * r + lane / 4].token;
+          to[m][r] = arguments.scores + (s.lse + token * problem.heads) * slots;
+        }
+      }
+    }
+    Tiles tiles(sweep, work.warp[warp], s.origin, s.line);
+    Tile tile;
+    while (tiles.next(tile, kBlock))
+      meet(tile, step > 0 && stages.total == 1 && tiles.only(),
+           base + map.stage + 2 * buffer * map.stage_bytes, s);
+  };
+
+  run_steps(steps, sweep.buffers, stages.total == 1, describe, find, load, compute);
+}
+
+}  // namespace jax_na::cuda
