@@ -15,6 +15,7 @@
 #include "cpu/handlers.h"
 #include "cpu/kernels.h"
 #ifdef JAX_NA_CUDA
+#include "cuda/gemm/gemm.h"
 #include "cuda/handlers.h"
 #include "cuda/launch.h"
 #endif
@@ -139,6 +140,10 @@ NB_MODULE(_core, m) {
               stages(jax_na_cuda_fused_forward, jax_na_cuda_initialize);
           handlers["jax_na_cuda_fused_backward"] =
               stages(jax_na_cuda_fused_backward, jax_na_cuda_initialize);
+          handlers["jax_na_cuda_gemm_forward"] =
+              stages(jax_na_cuda_gemm_forward, jax_na_cuda_gemm_initialize);
+          handlers["jax_na_cuda_gemm_backward"] =
+              stages(jax_na_cuda_gemm_backward, jax_na_cuda_gemm_initialize);
         }
 #endif
         return handlers;
@@ -199,18 +204,18 @@ NB_MODULE(_core, m) {
   nb::class_<jax_na::Problem>(m, "Problem", "Sizes and axes (z, y, x) of an attention problem.")
       .def_static("of", problem_of, nb::arg("batch"), nb::arg("heads"), nb::arg("kv_heads"),
                   nb::arg("head_dim"), nb::arg("value_dim"), nb::arg("additional"),
-                  nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"),
-                  nb::arg("dilation"), nb::arg("is_causal"), nb::arg("boundary"));
+                  nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"),
+                  nb::arg("is_causal"), nb::arg("boundary"));
   m.def("cpu_plan", plan_of, nb::arg("which"), nb::arg("problem"), nb::arg("bytes"),
         "The plan of one pass of the CPU kernels.");
 #ifdef JAX_NA_CUDA
   m.attr("has_cuda") = true;
-  m.def(
-      "cuda_fused_backward_workspace",
-      [](const jax_na::Problem& problem) {
-        return jax_na::cuda::fused_backward_workspace(problem);
-      },
-      nb::arg("problem"), "Bytes of scratch space that the fused CUDA backward pass needs.");
+  m.def("cuda_fused_backward_workspace", jax_na::cuda::fused_backward_workspace, nb::arg("problem"),
+        "Bytes of scratch space that the fused CUDA backward pass needs.");
+  m.def("cuda_gemm_forward_workspace", jax_na::cuda::gemm_forward_workspace, nb::arg("problem"),
+        "Bytes of scratch space that the forward pass by CUDA matrix products needs.");
+  m.def("cuda_gemm_backward_workspace", jax_na::cuda::gemm_backward_workspace, nb::arg("problem"),
+        "Bytes of scratch space that the backward pass by CUDA matrix products needs.");
 #else
   m.attr("has_cuda") = false;
 #endif

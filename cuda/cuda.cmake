@@ -48,9 +48,20 @@ foreach(pass forward query_gradient key_gradient)
   jax_na_cuda_kernels(${pass}_float32 cuda/${pass}/instances.cu
     JAX_NA_ELEMENT=float JAX_NA_TABLE=32_BIT)
 endforeach()
+foreach(product scores combine inverse)
+  jax_na_cuda_kernels(${product}_bfloat16 cuda/gemm/${product}.cu
+    JAX_NA_ELEMENT=__nv_bfloat16 JAX_NA_TABLE=16_BIT)
+  jax_na_cuda_kernels(${product}_float16 cuda/gemm/${product}.cu
+    JAX_NA_ELEMENT=__half JAX_NA_TABLE=16_BIT)
+  jax_na_cuda_kernels(${product}_float32 cuda/gemm/${product}.cu
+    JAX_NA_ELEMENT=float JAX_NA_TABLE=32_BIT)
+endforeach()
 jax_na_cuda_kernels(additional_gradient cuda/additional_gradient.cu)
+jax_na_cuda_kernels(gemm_softmax cuda/gemm/softmax.cu)
+jax_na_cuda_kernels(gemm_bias_gradient cuda/gemm/bias_gradient.cu)
 
-target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/plan.cc)
+target_sources(_core PRIVATE
+  cuda/dispatch.cc cuda/fused.cc cuda/gemm/gemm.cc cuda/handlers.cc cuda/plan.cc)
 target_compile_definitions(_core PRIVATE JAX_NA_CUDA)
 target_include_directories(_core SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 # The runtime comes along, without its symbols, so that the library loads where there is no CUDA.

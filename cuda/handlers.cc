@@ -5,6 +5,7 @@
 #include <exception>
 #include <string>
 
+#include "cuda/gemm/gemm.h"
 #include "cuda/launch.h"
 #include "ffi/arguments.h"
 #include "ffi/bindings.h"
@@ -34,6 +35,10 @@ Error initialize() {
   return guarded(load_kernels);
 }
 
+Error initialize_gemm() {
+  return guarded(load_gemm_kernels);
+}
+
 // XLA aligns what it allocates; the kernels copy 16 bytes at a time.
 std::string check_alignment(std::initializer_list<const void*> pointers) {
   for (const void* pointer : pointers)
@@ -42,35 +47,64 @@ std::string check_alignment(std::initializer_list<const void*> pointers) {
   return "";
 }
 
+std::string check_workspace(const AnyBuffer& workspace, int64_t needed) {
+  if (static_cast<int64_t>(workspace.size_bytes()) >= needed) return "";
+  return "the workspace should have " + std::to_string(needed) + " bytes, but has " +
+         std::to_string(workspace.size_bytes());
+}
+
+// Reads the arguments and calls `launch` with them.
+template <typename Launch>
+Error run_forward(const Inputs& inputs, Result out, Result lse, const Attributes& attributes,
+                  int64_t precision, Launch launch) {
+  Forward arguments{};
+  if (Error e = read_forward(inputs, {*out, *lse}, attributes, Memory::kDevice, arguments.problem,
+                             arguments.stored);
+      e.failure())
+    return e;
+  if (lse->element_count() == 0) return Error::Success();
+  arguments.precision = precision == 0 ? Precision::kDefault : Precision::kHighest;
+  arguments.query = inputs.query.untyped_data();
+  arguments.key = inputs.key.untyped_data();
+  arguments.value = inputs.value.untyped_data();
+  arguments.additional_keys = inputs.additional_keys.untyped_data();
+  arguments.additional_values = inputs.additional_values.untyped_data();
+  arguments.bias = inputs.bias.untyped_data();
+  arguments.origins = static_cast<const int32_t*>(inputs.origins.untyped_data());
+  arguments.out = out->untyped_data();
+  arguments.lse = lse->untyped_data();
+  return guarded([&] {
+    const std::string wrong =
+        check_alignment({arguments.query, arguments.key, arguments.value, arguments.out});
+    return wrong.empty() ? launch(arguments) : wrong;
+  });
+}
+
 template <auto kLaunch>
 Error forward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer value,
               AnyBuffer additional_keys, AnyBuffer additional_values, AnyBuffer bias,
               AnyBuffer origins, Result out, Result lse, Entries length, Entries window,
               Entries stride, Entries dilation, Entries causal, Entries boundary, double scale,
               int64_t precision) {
-  Forward arguments{};
-  if (Error e =
-          read_forward({query, key, value, additional_keys, additional_values, bias, origins},
-                       {*out, *lse}, {length, window, stride, dilation, causal, boundary, scale},
-                       Memory::kDevice, arguments.problem, arguments.stored);
-      e.failure())
-    return e;
-  if (lse->element_count() == 0) return Error::Success();
-  arguments.precision = precision == 0 ? Precision::kDefault : Precision::kHighest;
-  arguments.query = query.untyped_data();
-  arguments.key = key.untyped_data();
-  arguments.value = value.untyped_data();
-  arguments.additional_keys = additional_keys.untyped_data();
-  arguments.additional_values = additional_values.untyped_data();
-  arguments.bias = bias.untyped_data();
-  arguments.origins = static_cast<const int32_t*>(origins.untyped_data());
-  arguments.out = out->untyped_data();
-  arguments.lse = lse->untyped_data();
-  return guarded([&] {
-    const std::string wrong =
-        check_alignment({arguments.query, arguments.key, arguments.value, arguments.out});
-    return wrong.empty() ? kLaunch(arguments, stream) : wrong;
-  });
+  return run_forward({query, key, value, additional_keys, additional_values, bias, origins}, out,
+                     lse, {length, window, stride, dilation, causal, boundary, scale}, precision,
+                     [&](const Forward& arguments) { return kLaunch(arguments, stream); });
+}
+
+// The same where the launch needs a workspace, which is one more result.
+template <auto kLaunch, auto kWorkspace>
+Error forward_in_workspace(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer value,
+                           AnyBuffer additional_keys, AnyBuffer additional_values, AnyBuffer bias,
+                           AnyBuffer origins, Result out, Result lse, Result workspace,
+                           Entries length, Entries window, Entries stride, Entries dilation,
+                           Entries causal, Entries boundary, double scale, int64_t precision) {
+  return run_forward(
+      {query, key, value, additional_keys, additional_values, bias, origins}, out, lse,
+      {length, window, stride, dilation, causal, boundary, scale}, precision,
+      [&](const Forward& arguments) {
+        const std::string wrong = check_workspace(*workspace, kWorkspace(arguments.problem));
+        return wrong.empty() ? kLaunch(arguments, workspace->untyped_data(), stream) : wrong;
+      });
 }
 
 template <auto kLaunch, auto kWorkspace>
@@ -100,10 +134,9 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
     }
     return Error::Success();
   }
-  const int64_t needed = kWorkspace(arguments.problem);
-  if (static_cast<int64_t>(workspace->size_bytes()) < needed)
-    return Error::InvalidArgument("jax_na: the workspace should have " + std::to_string(needed) +
-                                  " bytes, but has " + std::to_string(workspace->size_bytes()));
+  if (const std::string wrong = check_workspace(*workspace, kWorkspace(arguments.problem));
+      !wrong.empty())
+    return Error::InvalidArgument("jax_na: " + wrong);
   arguments.precision = precision == 0 ? Precision::kDefault : Precision::kHighest;
   arguments.query = query.untyped_data();
   arguments.key = key.untyped_data();
@@ -136,6 +169,8 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_initialize, jax_na::cuda::initialize,
                               xla::ffi::Ffi::BindInitialize());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_gemm_initialize, jax_na::cuda::initialize_gemm,
+                              xla::ffi::Ffi::BindInitialize());
 
 // Captured into CUDA graphs: the handlers neither allocate nor wait.
 #define JAX_NA_DEFINE_FORWARD(name, launch)                                           \
@@ -144,6 +179,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_initialize, jax_na::cuda::initialize,
       xla::ffi::Ffi::Bind()                                                           \
           .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()                              \
           .JAX_NA_INPUTS.JAX_NA_RESULTS.JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"), \
+      {xla::ffi::Traits::kCmdBufferCompatible})
+#define JAX_NA_DEFINE_FORWARD_IN_WORKSPACE(name, launch, workspace)                              \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                 \
+      name, (jax_na::cuda::forward_in_workspace<jax_na::cuda::launch, jax_na::cuda::workspace>), \
+      xla::ffi::Ffi::Bind()                                                                      \
+          .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()                                         \
+          .JAX_NA_INPUTS.JAX_NA_RESULTS                                                          \
+          .Ret<xla::ffi::AnyBuffer>() /* workspace */                                            \
+          .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"),                                         \
       {xla::ffi::Traits::kCmdBufferCompatible})
 #define JAX_NA_DEFINE_BACKWARD(name, launch, workspace)                              \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                     \
@@ -157,3 +201,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_initialize, jax_na::cuda::initialize,
 
 JAX_NA_DEFINE_FORWARD(jax_na_cuda_fused_forward, fused_forward);
 JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_backward_workspace);
+JAX_NA_DEFINE_FORWARD_IN_WORKSPACE(jax_na_cuda_gemm_forward, gemm_forward, gemm_forward_workspace);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_gemm_backward, gemm_backward, gemm_backward_workspace);

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_na import _ffi, _xla
 from jax_na._arguments import Arguments, read_arguments, read_precision, window_of
-from jax_na._implementations import candidates, fused_kernels, require_fused
+from jax_na._implementations import candidates, compiled_kernels, require
 from jax_na._operation import NO_JVP, Call, operation
 from jax_na._window import Boundary
 
@@ -69,8 +69,8 @@ def _vary_alike(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     return [vary(x) for x in arrays]
 
 
-def _fused(
-    a: Arguments, precision: jax.lax.Precision | None, *, anywhere: bool
+def _compiled(
+    a: Arguments, name: str, precision: jax.lax.Precision | None, *, anywhere: bool
 ) -> tuple[jax.Array, jax.Array]:
     rank, lead = a.window.rank, 3 - a.window.rank
     padding: tuple[int, ...] = (1,) * lead
@@ -110,7 +110,7 @@ def _fused(
         ]
     )
     origins = jnp.zeros((2, 3), jnp.int32)
-    kernels = fused_kernels(a.query.dtype, a.query.shape[-1], a.value.shape[-1])
+    kernels = compiled_kernels(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
     try:
         results: Any = _attend(Call(geometry, precision, kernels, anywhere), *operands, origins)
     except TypeError as error:
@@ -155,9 +155,10 @@ def _run(
         try:
             if name == "xla":
                 return _pure(a, precision)
-            if name == "fused":
-                require_fused(a.query.dtype, a.query.shape[-1], a.value.shape[-1])
-            return _fused(a, precision, anywhere=name is None)
+            if name is None:
+                return _compiled(a, "fused", precision, anywhere=True)
+            require(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
+            return _compiled(a, name, precision, anywhere=False)
         except NotImplementedError as refusal:
             refusals.append(str(refusal))
     raise NotImplementedError("; ".join(refusals))
@@ -207,9 +208,10 @@ def neighborhood_attention(
         periodic), per axis.
       relative_position_bias: [N, 2 * kernel_size - 1 per axis], added to the scores at index key -
         query + kernel_size - 1, in steps of the dilation.
-      implementation: "fused" (compiled kernels), "xla" (pure JAX: any platform, any derivative), a
-        sequence of names to try in order, or None for the best one of the platform that is compiled
-        for; see :func:`implementations`.
+      implementation: "fused" (compiled kernels), "gemm" (CUDA kernels that keep scores and weights
+        in memory), "xla" (pure JAX: any platform, any derivative), a sequence of names to try in
+        order, or None for the best one of the platform that is compiled for; see
+        :func:`implementations`.
       precision: of the matrix products, as in ``jax.numpy.einsum``. Float32 on CUDA is multiplied
         in TF32 by default, and to float32's accuracy with anything above "default". The CPU kernels
         always compute in full float32 (float64 for float64).

@@ -17,6 +17,14 @@ from jax_na._window import BOUNDARIES, Boundary
 TARGETS = {
     ("cpu", "fused"): "jax_na_cpu",
     ("cuda", "fused"): "jax_na_cuda_fused",
+    ("cuda", "gemm"): "jax_na_cuda_gemm",
+}
+
+#: Calls whose last result is scratch space, as (platform, implementation, kind).
+_IN_WORKSPACE = {
+    ("cuda", "fused", "backward"),
+    ("cuda", "gemm", "forward"),
+    ("cuda", "gemm", "backward"),
 }
 
 
@@ -138,10 +146,8 @@ def forward(
     [B, S, K, D], additional_values [B, S, K, Dv] (S = 0: none), bias [0 | 1 | B, N, 2w-1 per axis],
     origins int32 [2, 3].
     """
-    call = jax.ffi.ffi_call(
-        TARGETS[platform, implementation] + "_forward", forward_results(*operands)
-    )
-    return call(*operands, **geometry.attributes(), **_extra_attributes(platform, precision))
+    results = forward_results(*operands)
+    return _call(geometry, platform, implementation, "forward", precision, results, *operands)
 
 
 def backward(
@@ -157,15 +163,23 @@ def backward(
     Operands: those of :func:`forward`, then out, lse and their cotangents.
     """
     results = backward_results(*operands)
-    if platform == "cuda":
-        results = (*results, _workspace(geometry, *operands[:4]))
-    call = jax.ffi.ffi_call(TARGETS[platform, implementation] + "_backward", results)
+    return _call(geometry, platform, implementation, "backward", precision, results, *operands)
+
+
+def _call(geometry, platform, implementation, kind, precision, results, *operands):
+    """The results of a custom call, without its scratch space."""
+    count = len(results)
+    if (platform, implementation, kind) in _IN_WORKSPACE:
+        results = (*results, _workspace(geometry, implementation, kind, *operands[:4]))
+    call = jax.ffi.ffi_call(TARGETS[platform, implementation] + f"_{kind}", results)
     found = call(*operands, **geometry.attributes(), **_extra_attributes(platform, precision))
-    return tuple(found[:6])
+    return tuple(found[:count])
 
 
-def _workspace(geometry: Geometry, query, key, value, additional_keys):
-    """The type of the scratch space of the CUDA backward pass."""
+def _workspace(
+    geometry: Geometry, implementation: str, kind: str, query, key, value, additional_keys
+):
+    """The type of the scratch space of a CUDA call."""
     problem = _core.Problem.of(
         max(query.shape[0], 1),
         query.shape[-2],
@@ -180,7 +194,7 @@ def _workspace(geometry: Geometry, query, key, value, additional_keys):
         geometry.is_causal,
         geometry.boundary,
     )
-    size = _core.cuda_fused_backward_workspace(problem)
+    size = getattr(_core, f"cuda_{implementation}_{kind}_workspace")(problem)
     aval = jax.typeof(query)
     sharding = aval.sharding.update(spec=jax.sharding.PartitionSpec(None))
     return aval.update(shape=(size,), dtype=jnp.dtype(jnp.uint8), sharding=sharding)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from jax_na import _core
 
-NAMES = ("fused", "xla")
+NAMES = ("fused", "gemm", "xla")
 
-#: What the fused CUDA kernels can do.
+#: What the CUDA kernels that use tensor cores can do.
 CUDA_DTYPES = ("float32", "bfloat16", "float16")
 CUDA_HEAD_DIMS = "a multiple of 8 up to 256"
 
@@ -60,9 +60,22 @@ def implementations(platform: str | None = None) -> tuple[Implementation, ...]:
         reason = (
             f"there are no compiled kernels for {platform!r}: implementation=None runs 'xla' there"
         )
+    gemm = platform == "cuda" and _core.has_cuda
     return (
         Implementation("fused", fused, reason),
+        Implementation("gemm", gemm, _gemm_reason(platform)),
         Implementation("xla", True, "pure JAX on any platform, differentiable any number of times"),
+    )
+
+
+def _gemm_reason(platform: str) -> str:
+    if platform != "cuda":
+        return f"its kernels are for CUDA, not {platform!r}: pass implementation='xla'"
+    if not _core.has_cuda:
+        return "this jax_na was built without a CUDA compiler: pass implementation='xla'"
+    return (
+        "matrix products with scores and weights in memory, [..., heads, window]; types and head "
+        "dimensions of 'fused'; first derivatives in reverse mode"
     )
 
 
@@ -76,25 +89,29 @@ def _cuda_refusal(dtype: jnp.dtype, head_dim: int, value_dim: int) -> str:
     return ""
 
 
-def fused_kernels(dtype: jnp.dtype, head_dim: int, value_dim: int) -> tuple[tuple[str, str], ...]:
-    """The compiled kernels that can do a problem, as (platform, implementation)."""
-    kernels = [("cpu", "fused")]
+def compiled_kernels(
+    name: str, dtype: jnp.dtype, head_dim: int, value_dim: int
+) -> tuple[tuple[str, str], ...]:
+    """The compiled kernels of an implementation that can do a problem, as (platform,
+    implementation).
+    """
+    kernels = [("cpu", name)] if name == "fused" else []
     if _core.has_cuda and not _cuda_refusal(dtype, head_dim, value_dim):
-        kernels.append(("cuda", "fused"))
+        kernels.append(("cuda", name))
     return tuple(kernels)
 
 
-def require_fused(dtype: jnp.dtype, head_dim: int, value_dim: int) -> None:
-    """Raises where implementation="fused" cannot do a problem on the default platform."""
-    fused = implementations()[0]
-    if not fused.available:
+def require(name: str, dtype: jnp.dtype, head_dim: int, value_dim: int) -> None:
+    """Raises where a compiled implementation cannot do a problem on the default platform."""
+    listed = next(i for i in implementations() if i.name == name)
+    if not listed.available:
         raise NotImplementedError(
-            f"jax_na: implementation='fused' is not available: {fused.reason}"
+            f"jax_na: implementation={name!r} is not available: {listed.reason}"
         )
     refusal = _platform(None) == "cuda" and _cuda_refusal(dtype, head_dim, value_dim)
     if refusal:
         raise NotImplementedError(
-            f"jax_na: implementation='fused' cannot do this problem: {refusal}; pass "
+            f"jax_na: implementation={name!r} cannot do this problem: {refusal}; pass "
             "implementation='xla'"
         )
 

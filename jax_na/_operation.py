@@ -204,7 +204,6 @@ def operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
 
 
 NO_JVP = (
-    "jax_na: implementation='fused' supports first derivatives in reverse mode only; for "
-    "jvp, jacfwd, hessian and "
-    "gradients of gradients pass implementation='xla'"
+    "jax_na: the compiled implementations ('fused', 'gemm') support first derivatives in reverse "
+    "mode only; for jvp, jacfwd, hessian and gradients of gradients pass implementation='xla'"
 )

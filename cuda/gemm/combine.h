@@ -20,8 +20,8 @@
 namespace jax_na::cuda {
 
 // CTAs that a multiprocessor has registers for.
-template <int kHeadDim>
-constexpr int kCombinationCtas = kHeadDim <= 128 ? 2 : 1;
+template <int kHeadDim, Products kProducts>
+constexpr int kCombinationCtas = kHeadDim <= (kProducts == Products::kSplit ? 64 : 128) ? 2 : 1;
 
 // Chunks of 16 columns whose weights are gathered at a time.
 template <typename T, int kHeadDim>
@@ -31,7 +31,7 @@ constexpr int kChunksAhead = (kHeadDim <= 64 ? 8 : 4) / static_cast<int>(sizeof(
 // tensors on either side; here one is streamed, of twice the bytes, and the stationary rows are
 // those of the results, on their way to global memory.
 template <typename T, int kHeadDim, int kBlock, Products kProducts>
-__global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<kHeadDim>)
+__global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<kHeadDim, kProducts>)
     combine_kernel(const __grid_constant__ Combination arguments,
                    const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;

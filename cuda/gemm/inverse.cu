@@ -12,7 +12,8 @@ using T = JAX_NA_ELEMENT;
 template <int kHeadDim, int kBlock, Products kProducts>
 Instance instance() {
   return product_instance<T>(
-      kHeadDim, 1, kBlock, sizeof(SlotTables<kBlock, 16 * kMaxWarps>), kCombinationCtas<kHeadDim>,
+      kHeadDim, 1, kBlock, sizeof(SlotTables<kBlock, 16 * kMaxWarps>),
+      kCombinationCtas<kHeadDim, kProducts>,
       kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault,
       ptx::address_of(&inverse_kernel<T, kHeadDim, kBlock, kProducts>));
 }

@@ -24,7 +24,7 @@ namespace jax_na::cuda {
 // Grid and plan as for combine_kernel, with keys stationary; items are key heads. In place of the
 // plan's scalars is a StreamedRow for every row of a buffer.
 template <typename T, int kHeadDim, int kBlock, Products kProducts>
-__global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<kHeadDim>)
+__global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<kHeadDim, kProducts>)
     inverse_kernel(const __grid_constant__ Combination arguments,
                    const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;
