@@ -12,8 +12,7 @@ using T = JAX_NA_ELEMENT;
 template <int kHeadDim, int kBlock, Products kProducts>
 Instance instance() {
   return product_instance<T>(
-      kHeadDim, 1, kBlock, sizeof(SlotTables<kBlock, 16 * kMaxWarps>),
-      kCombinationCtas<kHeadDim, kProducts>,
+      kHeadDim, 1, kBlock, sizeof(CombineTables<T, kBlock>), kCombinationCtas<T, kHeadDim>,
       kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault,
       ptx::address_of(&combine_kernel<T, kHeadDim, kBlock, kProducts>));
 }

@@ -3,12 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/gemm/gather.h"
 #include "cuda/gemm/gemm.h"
 #include "cuda/gemm/slots.h"
+#include "cuda/gemm/staging.h"
 #include "cuda/plan.h"
+#include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/shared.h"
+#include "cuda/ptx/shared_words.h"
 #include "cuda/tile/columns.h"
 #include "cuda/tile/find_work.h"
 #include "cuda/tile/fragment.h"
@@ -20,23 +24,22 @@
 namespace jax_na::cuda {
 
 // CTAs that a multiprocessor has registers for.
-template <int kHeadDim, Products kProducts>
-constexpr int kCombinationCtas = kHeadDim <= (kProducts == Products::kSplit ? 64 : 128) ? 2 : 1;
-
-// Chunks of 16 columns whose weights are gathered at a time.
 template <typename T, int kHeadDim>
-constexpr int kChunksAhead = (kHeadDim <= 64 ? 8 : 4) / static_cast<int>(sizeof(T));
+constexpr int kCombinationCtas = kHeadDim <= (sizeof(T) == 2 ? 128 : 64) ? 2 : 1;
+
+template <typename T, int kBlock>
+using CombineTables = StagingTables<Word<T>, kBlock, kRowsPerFragment * kMaxWarps>;
 
 // Grid: boxes of all dilation groups, and CTAs that share the items of a box. The plan counts two
 // tensors on either side; here one is streamed, of twice the bytes, and the stationary rows are
 // those of the results, on their way to global memory.
 template <typename T, int kHeadDim, int kBlock, Products kProducts>
-__global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<kHeadDim, kProducts>)
+__global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
     combine_kernel(const __grid_constant__ Combination arguments,
                    const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;
-  using Tables = SlotTables<kBlock, 16 * kMaxWarps>;
-  constexpr int kAhead = kChunksAhead<T, kHeadDim>;
+  using Tables = CombineTables<T, kBlock>;
+  constexpr int kRowsAhead = kHeadDim * sizeof(T) < 512 ? 16 : 8;  // as registers allow
 
   JAX_NA_SHARED(shared);
   const Problem& problem = arguments.problem;
@@ -50,17 +53,17 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<kHeadDim, kPr
 
   find_work<Side::kQueries>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
-  find_columns(problem, sweep, 1, tables.columns);
-  find_row_slots<Side::kQueries>(problem, sweep, work, tables.row_slots);
-  find_column_slots<kBlock>(problem, sweep, tables.column_slots);
+  const Columns<kBlock>& columns = tables.slots.columns;
+  find_columns(problem, sweep, 1, tables.slots.columns);
+  find_row_slots<Side::kQueries>(problem, sweep, work, tables.slots.row_slots);
+  find_column_slots<kBlock>(problem, sweep, tables.slots.column_slots);
   const RowWork* own_rows = rows + 16 * warp;
-  const int* own_slots = tables.row_slots + 16 * warp;
+  Word<T>* staging = tables.staging[warp];
 
   const Stages& stages = work.stages;
   const int steps = own_items(static_cast<int>(problem.batch) * problem.heads) * stages.total;
   const int window = static_cast<int>(window_slots(problem));
 
-  const Word<T>* from[2];  // slot 0 of each row
   float sums[1][kHeadDim / 8][4];
 
   auto describe = [&](int step) {
@@ -96,9 +99,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<kHeadDim, kPr
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const RowWork& row = own_rows[8 * r + lane / 4];
-      seen[r] = tile.line > 0
-                    ? (row.token >= 0 ? first_columns(tile.line, t) : 0)
-                    : seen_columns(tables.columns, sweep, row, tile.origin, tile.nominal, t);
+      seen[r] = tile.line > 0 ? (row.token >= 0 ? first_columns(tile.line, t) : 0)
+                              : seen_columns(columns, sweep, row, tile.origin, tile.nominal, t);
     }
   };
 
@@ -107,28 +109,47 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<kHeadDim, kPr
     const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size()) + 15) / 16;
     const int tile_slot =
         tile.line > 0 ? window + s.line_begin + tile.row : slot_number(problem, tile.origin);
-    int row_slot[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r)
-      row_slot[r] = tile_slot + (tile.line > 0 ? 0 : own_slots[8 * r + lane / 4]);
+    const Word<T>* const* zeros =
+        (tile.line > 0 ? tables.slot_zero : tables.position_zero) + 16 * warp;
 #pragma unroll 1
-    for (int first = 0; first < chunks; first += kAhead) {
-      // The weights of several chunks are on their way before the first is needed.
-      Weights<T> weights[kAhead][1];
+    for (int c = 0; c < chunks; c += 2) {
+      const int own_column = min(16 * c + lane, kBlock - 1);
+      const int own_slot =
+          tile_slot + (tile.line > 0 ? own_column : tables.slots.column_slots[own_column]);
+      __syncwarp();
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        gather<T>(weights[i][0], [&](int n, int r, int e) -> uint32_t {
-          const int pair = 8 * (first + i) + 4 * n, column = 2 * pair + 2 * t + e;
-          if (first + i >= chunks || !(seen[r] >> (pair / 2 + e) & 1)) return 0;
-          return from[r][row_slot[r] + (tile.line > 0 ? column : tables.column_slots[column])];
-        });
+      for (int first = 0; first < 16; first += kRowsAhead) {
+        Word<T> words[kRowsAhead];
+#pragma unroll
+        for (int row = 0; row < kRowsAhead; ++row)
+          words[row] = sees_own_column(seen, first + row, c, lane) ? zeros[first + row][own_slot]
+                                                                   : Word<T>(0);
+#pragma unroll
+        for (int row = 0; row < kRowsAhead; ++row)
+          staging[(first + row) * kStagingPitch + lane] = words[row];
       }
+      __syncwarp();
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (first + i >= chunks) break;
-        const int column = 16 * (first + i) + lane % 16;
-        const int row = tile.row + (tile.line > 0 ? column : tables.columns.row[column]);
-        add_combination<T, kHeadDim, kProducts>(sums, weights[i], value, row, lane);
+      for (int i = 0; i < 2; ++i) {
+        if (c + i >= chunks) break;
+        Weights<T> weights[1];
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            const uint32_t at = ptx::shared_address(staging + (8 * r + lane / 4) * kStagingPitch +
+                                                    16 * i + 8 * n + 2 * t);
+            if constexpr (std::is_same_v<T, float>) {
+              weights[0].a[n][r] = ptx::load_shared(at);
+              weights[0].a[n][2 + r] = ptx::load_shared(at + 4);
+            } else {
+              weights[0].a[0][2 * n + r] = ptx::load_shared(at);
+            }
+          }
+        }
+        const int column = 16 * (c + i) + lane % 16;
+        const int row = tile.row + (tile.line > 0 ? column : columns.row[column]);
+        add_combination<T, kHeadDim, kProducts>(sums, weights, value, row, lane);
       }
     }
   };
@@ -136,12 +157,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<kHeadDim, kPr
   auto compute = [&](int step, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
     if (s.first) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int64_t token = own_rows[8 * r + lane / 4].token;
-        from[r] = static_cast<const Word<T>*>(arguments.weights) +
-                  (s.lse + token * problem.heads) * arguments.pitch;
-      }
+      find_zeros(own_rows, tables.slots.row_slots + 16 * warp, 16,
+                 const_cast<Word<T>*>(static_cast<const Word<T>*>(arguments.weights)) +
+                     s.lse * arguments.pitch,
+                 problem.heads * arguments.pitch, lane, tables.slot_zero + 16 * warp,
+                 tables.position_zero + 16 * warp);
 #pragma unroll
       for (int j = 0; j < kHeadDim / 8; ++j) {
 #pragma unroll

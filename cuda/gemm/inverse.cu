@@ -13,7 +13,7 @@ template <int kHeadDim, int kBlock, Products kProducts>
 Instance instance() {
   return product_instance<T>(
       kHeadDim, 1, kBlock, sizeof(SlotTables<kBlock, 16 * kMaxWarps>),
-      kCombinationCtas<kHeadDim, kProducts>,
+      kCombinationCtas<T, kHeadDim>,
       kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault,
       ptx::address_of(&inverse_kernel<T, kHeadDim, kBlock, kProducts>));
 }

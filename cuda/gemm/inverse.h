@@ -21,10 +21,14 @@
 
 namespace jax_na::cuda {
 
+// Chunks of 16 columns whose weights are gathered at a time.
+template <typename T, int kHeadDim>
+constexpr int kChunksAhead = (kHeadDim <= 64 ? 8 : 4) / static_cast<int>(sizeof(T));
+
 // Grid and plan as for combine_kernel, with keys stationary; items are key heads. In place of the
 // plan's scalars is a StreamedRow for every row of a buffer.
 template <typename T, int kHeadDim, int kBlock, Products kProducts>
-__global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<kHeadDim, kProducts>)
+__global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
     inverse_kernel(const __grid_constant__ Combination arguments,
                    const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;

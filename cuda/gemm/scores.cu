@@ -14,7 +14,7 @@ Instance instance() {
   // With two fragments of rows each streamed row read from shared memory serves twice.
   constexpr int kRowTiles = kHeadDim > 32 && kProducts == Products::kPlain ? 2 : 1;
   return product_instance<T>(
-      kHeadDim, kRowTiles, kBlock, sizeof(SlotTables<kBlock, 16 * kRowTiles * kMaxWarps>), 2,
+      kHeadDim, kRowTiles, kBlock, sizeof(ScoresTables<kBlock, kRowTiles>), kScoresCtas<kHeadDim>,
       kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault,
       ptx::address_of(&scores_kernel<T, kHeadDim, kRowTiles, kBlock, kProducts>));
 }

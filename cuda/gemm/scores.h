@@ -9,8 +9,11 @@
 
 #include "cuda/gemm/gemm.h"
 #include "cuda/gemm/slots.h"
+#include "cuda/gemm/staging.h"
 #include "cuda/plan.h"
+#include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/shared.h"
+#include "cuda/ptx/shared_words.h"
 #include "cuda/tile/columns.h"
 #include "cuda/tile/find_work.h"
 #include "cuda/tile/fragment.h"
@@ -20,13 +23,20 @@
 
 namespace jax_na::cuda {
 
+template <int kBlock, int kRowTiles>
+using ScoresTables = StagingTables<float, kBlock, kRowsPerFragment * kRowTiles * kMaxWarps>;
+
+// CTAs that a multiprocessor has registers for.
+template <int kHeadDim>
+constexpr int kScoresCtas = kHeadDim <= 128 ? 2 : 1;
+
 // Grid: boxes of all dilation groups, and CTAs that share the items of a box. The plan counts two
 // tensors on either side; here each has one, of twice the bytes.
 template <typename T, int kHeadDim, int kRowTiles, int kBlock, Products kProducts>
-__global__ void __launch_bounds__(32 * kMaxWarps, 2)
+__global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<kHeadDim>)
     scores_kernel(const __grid_constant__ Scores arguments, const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;
-  using Tables = SlotTables<kBlock, 16 * kRowTiles * kMaxWarps>;
+  using Tables = ScoresTables<kBlock, kRowTiles>;
   constexpr bool kInRegisters = kRowTiles * R::kSteps <= (kProducts == Products::kSplit ? 4 : 8);
 
   JAX_NA_SHARED(shared);
@@ -41,12 +51,14 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2)
 
   find_work<Side::kQueries>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
-  find_columns(problem, sweep, 1, tables.columns);
-  find_row_slots<Side::kQueries>(problem, sweep, work, tables.row_slots);
-  find_column_slots<kBlock>(problem, sweep, tables.column_slots);
-  const RowWork* own_rows = rows + warp * sweep.warp_rows();
-  const int* own_slots = tables.row_slots + warp * sweep.warp_rows();
-  const uint32_t own = warp * sweep.warp_rows() * R::kBytes;
+  const Columns<kBlock>& columns = tables.slots.columns;
+  find_columns(problem, sweep, 1, tables.slots.columns);
+  find_row_slots<Side::kQueries>(problem, sweep, work, tables.slots.row_slots);
+  find_column_slots<kBlock>(problem, sweep, tables.slots.column_slots);
+  const int first_row = warp * sweep.warp_rows();
+  const RowWork* own_rows = rows + first_row;
+  const uint32_t own = first_row * R::kBytes;
+  const float* staging = tables.staging[warp];
 
   const Stages& stages = work.stages;
   const int steps = own_items(static_cast<int>(problem.batch) * problem.heads) * stages.total;
@@ -55,7 +67,6 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2)
   const int64_t slots = window + problem.additional;
 
   Stationary<T, kHeadDim, kRowTiles, kInRegisters> query;
-  float* to[kRowTiles][2];  // slot 0 of each row
 
   auto describe = [&](int step) {
     if (threadIdx.x == 0)
@@ -105,7 +116,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2)
         const RowWork& row = own_rows[16 * m + 8 * r + lane / 4];
         seen[m][r] = tile.line > 0
                          ? (row.token >= 0 ? first_columns(tile.line, t) : 0)
-                         : seen_columns(tables.columns, sweep, row, tile.origin, tile.nominal, t);
+                         : seen_columns(columns, sweep, row, tile.origin, tile.nominal, t);
       }
     }
   };
@@ -117,30 +128,48 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2)
     const int tile_at = bias != nullptr ? tile_bias(problem, tile.origin, 1) : 0;
     const int tile_slot =
         tile.line > 0 ? window + s.line_begin + tile.row : slot_number(problem, tile.origin);
-#pragma unroll 2
-    for (int c = 0; c < chunks; ++c) {
-      const int column = 16 * c + lane % 16;
-      const int row = tile.row + (tile.line > 0 ? column : tables.columns.row[column]);
-      float scores[kRowTiles][2][4];
-      find_scores<T, kHeadDim, kProducts>(scores, query, key + R::chunk_offset(row, lane / 16));
+    float* const* zeros = (tile.line > 0 ? tables.slot_zero : tables.position_zero) + first_row;
+#pragma unroll 1
+    for (int c = 0; c < chunks; c += 2) {
+      float scores[2][kRowTiles][2][4];
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int i = 0; i < 2; ++i) {
+        // Nobody sees a chunk too many.
+        const int column = 16 * (c + i < chunks ? c + i : c) + lane % 16;
+        const int row = tile.row + (tile.line > 0 ? column : columns.row[column]);
+        find_scores<T, kHeadDim, kProducts>(scores[i], query,
+                                            key + R::chunk_offset(row, lane / 16));
+      }
+      const int own_column = min(16 * c + lane, kBlock - 1);
+      const int own_slot =
+          tile_slot + (tile.line > 0 ? own_column : tables.slots.column_slots[own_column]);
+      const int own_bias = tile_at + columns.bias[own_column];
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int at = 16 * c + 8 * n + 2 * t + e;
-          const int column_slot = tile_slot + (tile.line > 0 ? at : tables.column_slots[at]);
+      for (int m = 0; m < kRowTiles; ++m) {
+        __syncwarp();
 #pragma unroll
-          for (int m = 0; m < kRowTiles; ++m) {
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+          for (int n = 0; n < 2; ++n) {
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-              if (!(seen[m][r] >> (4 * c + 2 * n + e) & 1)) continue;
-              const int own_row = 16 * m + 8 * r + lane / 4;
-              float score = scores[m][n][2 * r + e] * scale;
-              if (bias != nullptr)
-                score += bias[own_rows[own_row].bias + tile_at + tables.columns.bias[at]];
-              to[m][r][tile.line > 0 ? column_slot : column_slot + own_slots[own_row]] = score;
+              const float (&pair)[4] = scores[i][m][n];
+              const int at = (8 * r + lane / 4) * kStagingPitch + 16 * i + 8 * n + 2 * t;
+              ptx::store_shared(ptx::shared_address(staging + at),
+                                __float_as_uint(pair[2 * r] * scale),
+                                __float_as_uint(pair[2 * r + 1] * scale));
             }
           }
+        }
+        __syncwarp();
+        float values[16];
+#pragma unroll
+        for (int row = 0; row < 16; ++row) values[row] = staging[row * kStagingPitch + lane];
+#pragma unroll
+        for (int row = 0; row < 16; ++row) {
+          if (!sees_own_column(seen[m], row, c, lane)) continue;
+          if (bias != nullptr) values[row] += bias[own_rows[16 * m + row].bias + own_bias];
+          zeros[16 * m + row][own_slot] = values[row];
         }
       }
     }
@@ -150,14 +179,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2)
     const Step& s = work.steps[step % kStepsKnown];
     if (s.first) {
       query.load(own_buffer(s) + own, lane);
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const int64_t token = own_rows[16 * m + 8 * r + lane / 4].token;
-          to[m][r] = arguments.scores + (s.lse + token * problem.heads) * slots;
-        }
-      }
+      find_zeros(own_rows, tables.slots.row_slots + first_row, sweep.warp_rows(),
+                 arguments.scores + s.lse * slots, problem.heads * slots, lane,
+                 tables.slot_zero + first_row, tables.position_zero + first_row);
     }
     Tiles tiles(sweep, work.warp[warp], s.origin, s.line);
     Tile tile;
