@@ -9,10 +9,12 @@
 // bfloat16 and float16
 #define JAX_NA_FORWARD_16_BIT(X) \
   X(32, 1, 112, kPlain)          \
+  X(32, 2, 64, kPlain)           \
   X(64, 1, 64, kPlain)           \
   X(64, 2, 64, kPlain)           \
-  X(96, 2, 64, kPlain)           \
+  X(96, 2, 32, kPlain)           \
   X(128, 1, 64, kPlain)          \
+  X(128, 2, 32, kPlain)          \
   X(128, 2, 64, kPlain)          \
   X(256, 1, 64, kPlain)
 

@@ -105,7 +105,10 @@ struct Search {
     map.stage_bytes = align(sweep.stage_rows() * row_bytes());
     map.scalars = map.stage + 2 * sweep.buffers * map.stage_bytes;
     map.tokens = map.scalars + align(scalars);
-    map.columns = map.tokens + align(2 * sweep.stage_rows() * static_cast<int>(sizeof(int)));
+    map.places = map.tokens + align(2 * sweep.stage_rows() * static_cast<int>(sizeof(int)));
+    map.shares = map.places + align(sweep.stage_rows() * static_cast<int>(sizeof(Place)));
+    map.columns =
+        map.shares + align(kStepsKnown * sweep.stage_extents() * static_cast<int>(sizeof(int)));
     map.rows = map.columns + align(limits.columns_bytes);
     map.work = map.rows + align(sweep.rows() * static_cast<int>(sizeof(RowWork)));
     map.total = map.work + align(static_cast<int>(sizeof(Work)));

@@ -40,6 +40,11 @@ struct Sweep {
   JAX_NA_INLINE int warp_count() const { return warps[0] * warps[1] * warps[2]; }
   JAX_NA_INLINE int warp_rows() const { return kRowsPerFragment * row_tiles; }
   JAX_NA_INLINE int rows() const { return warp_count() * warp_rows(); }
+  // Whether a stage is one tile, for all warps.
+  JAX_NA_INLINE bool streamed() const {
+    return tile[0] == stage[0] && tile[1] == stage[1] && tile[2] == stage[2];
+  }
+  JAX_NA_INLINE int stage_extents() const { return stage[0] + stage[1] + stage[2]; }
   JAX_NA_INLINE int tile_size() const { return tile[0] * tile[1] * tile[2]; }
   // Boxes of all dilation groups.
   int64_t all_boxes(const Problem& problem) const {

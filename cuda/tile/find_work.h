@@ -9,9 +9,6 @@
 
 namespace jax_na::cuda {
 
-// Which pass's side is stationary: queries, or (in the key gradient) keys.
-enum class Side { kQueries, kKeys };
-
 template <Side kStationary>
 __device__ inline Interval seen_by(const Rule& rule, int position) {
   return kStationary == Side::kQueries ? rule.window_of(position) : rule.queries_of(position);
@@ -120,6 +117,16 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
     }
     if (!holds) mine.token = -1;
     rows[row] = mine;
+  }
+  __syncthreads();
+  if (thread < sweep.warp_count()) {
+    WarpWork& mine = work.warp[thread];
+    bool only = work.stages.total == 1;
+    for (int a = 0; a < kMaxRank; ++a) {
+      const int size = mine.need[a].size();
+      only = only && size > 0 && size <= sweep.tile[a];
+    }
+    mine.only = only;
   }
   __syncthreads();
 }
