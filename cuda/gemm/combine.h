@@ -18,6 +18,7 @@
 #include "cuda/tile/fragment.h"
 #include "cuda/tile/load.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
 
@@ -39,7 +40,6 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
                    const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;
   using Tables = CombineTables<T, kBlock>;
-  constexpr int kRowsAhead = kHeadDim * sizeof(T) < 512 ? 16 : 8;  // as registers allow
 
   JAX_NA_SHARED(shared);
   const Problem& problem = arguments.problem;
@@ -48,6 +48,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
   RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
   Work& work = *reinterpret_cast<Work*>(shared + map.work);
   int* tokens = reinterpret_cast<int*>(shared + map.tokens);
+  Place* places = reinterpret_cast<Place*>(shared + map.places);
+  int* shares = reinterpret_cast<int*>(shared + map.shares);
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 
@@ -60,23 +62,30 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
   const RowWork* own_rows = rows + 16 * warp;
   Word<T>* staging = tables.staging[warp];
 
+  find_places(sweep, places);
+
   const Stages& stages = work.stages;
   const int steps = own_items(static_cast<int>(problem.batch) * problem.heads) * stages.total;
   const int window = static_cast<int>(window_slots(problem));
 
   float sums[1][kHeadDim / 8][4];
 
-  auto describe = [&](int step) {
-    if (threadIdx.x == 0)
-      work.steps[step % kStepsKnown] =
-          describe_step(problem, sweep, nullptr, stages, step, true, 1);
+  auto describe = [&](int index) {
+    const int known = index % kStepsKnown;
+    describe_step(problem, sweep, nullptr, index, Side::kQueries, 1, work);
+    const Tile& stage = work.steps[known].tile;
+    const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
+                          problem.axes[2].key_count};
+    if (index == 0 || stages.total > 1)
+      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents());
+    if (lane < sweep.warp_count())
+      work.view[known][lane] = find_view(sweep, work.warp[lane], stage);
   };
 
   auto find = [&](int step, int table) {
-    const Step& s = work.steps[step % kStepsKnown];
-    const int key_counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
-                              problem.axes[2].key_count};
-    find_tokens(sweep, work, key_counts, s.origin, s.line, s.line_begin,
+    const int known = step % kStepsKnown;
+    const Step& s = work.steps[known];
+    find_tokens(sweep, places, shares + known * sweep.stage_extents(), s.tile.line, s.line_begin,
                 tokens + table * sweep.stage_rows());
   };
 
@@ -99,12 +108,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const RowWork& row = own_rows[8 * r + lane / 4];
-      seen[r] = tile.line > 0 ? (row.token >= 0 ? first_columns(tile.line, t) : 0)
-                              : seen_columns(columns, sweep, row, tile.origin, tile.nominal, t);
+      seen[r] = row.token < 0 ? 0 : seen_columns(columns, sweep, row, tile, kAllUnsure, t);
     }
   };
 
-  auto meet = [&](const Tile& tile, bool known, uint32_t value, const Step& s) {
+  auto meet = [&](const Step& s, const Tile& tile, bool known, uint32_t value) {
     if (!known) look(tile);
     const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size()) + 15) / 16;
     const int tile_slot =
@@ -116,40 +124,36 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
       const int own_column = min(16 * c + lane, kBlock - 1);
       const int own_slot =
           tile_slot + (tile.line > 0 ? own_column : tables.slots.column_slots[own_column]);
+      Word<T> words[16];
+#pragma unroll
+      for (int row = 0; row < 16; ++row)
+        words[row] = sees_own_column(seen, row, c, lane) ? zeros[row][own_slot] : Word<T>(0);
       __syncwarp();
 #pragma unroll
-      for (int first = 0; first < 16; first += kRowsAhead) {
-        Word<T> words[kRowsAhead];
-#pragma unroll
-        for (int row = 0; row < kRowsAhead; ++row)
-          words[row] = sees_own_column(seen, first + row, c, lane) ? zeros[first + row][own_slot]
-                                                                   : Word<T>(0);
-#pragma unroll
-        for (int row = 0; row < kRowsAhead; ++row)
-          staging[(first + row) * kStagingPitch + lane] = words[row];
-      }
+      for (int row = 0; row < 16; ++row) staging[row * kStagingPitch + lane] = words[row];
       __syncwarp();
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (c + i >= chunks) break;
+#pragma unroll 1
+      for (int i = 0; i < 2 && c + i < chunks; ++i) {
         Weights<T> weights[1];
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
-            const uint32_t at = ptx::shared_address(staging + (8 * r + lane / 4) * kStagingPitch +
-                                                    16 * i + 8 * n + 2 * t);
+            const uint32_t from = ptx::shared_address(staging + (8 * r + lane / 4) * kStagingPitch +
+                                                      16 * i + 8 * n + 2 * t);
             if constexpr (std::is_same_v<T, float>) {
-              weights[0].a[n][r] = ptx::load_shared(at);
-              weights[0].a[n][2 + r] = ptx::load_shared(at + 4);
+              weights[0].a[n][r] = ptx::load_shared(from);
+              weights[0].a[n][2 + r] = ptx::load_shared(from + 4);
             } else {
-              weights[0].a[0][2 * n + r] = ptx::load_shared(at);
+              weights[0].a[0][2 * n + r] = ptx::load_shared(from);
             }
           }
         }
-        const int column = 16 * (c + i) + lane % 16;
+        const StreamedLane at = combine_lane(lane);
+        const int column = 16 * (c + i) + at.row;
         const int row = tile.row + (tile.line > 0 ? column : columns.row[column]);
-        add_combination<T, kHeadDim, kProducts>(sums, weights, value, row, lane);
+        add_combination<T, kHeadDim, kProducts>(sums, weights, value, R::chunk_offset(row, at.half),
+                                                lane);
       }
     }
   };
@@ -168,11 +172,14 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
         for (int i = 0; i < 4; ++i) sums[0][j][i] = 0.f;
       }
     }
-    Tiles tiles(sweep, work.warp[warp], s.origin, s.line);
-    Tile tile;
-    while (tiles.next(tile, kBlock))
-      meet(tile, step > 0 && stages.total == 1 && tiles.only(),
-           base + map.stage + 2 * buffer * map.stage_bytes, s);
+    const uint32_t value = base + map.stage + 2 * buffer * map.stage_bytes;
+    const bool known = step > 0 && work.warp[warp].only;
+    Tiles tiles(sweep, work.warp[warp], s, work.view[step % kStepsKnown][warp], known);
+    if (tiles.first(kBlock)) {
+      do {
+        meet(s, tiles.tile(), known, value);
+      } while (tiles.next(kBlock));
+    }
     if (!s.last) return;
     const float factors[2] = {arguments.factor, arguments.factor};
     store_rows<T, kHeadDim>(sums[0], factors, base + map.stationary + 16 * warp * R::kBytes,
@@ -180,7 +187,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
                             problem.heads * problem.value_dim, problem.value_dim, lane);
   };
 
-  run_steps(steps, sweep.buffers, stages.total == 1, describe, find, load, compute);
+  run_steps(work.warp[warp].progress, steps, sweep.buffers, stages.total == 1, describe, find, load,
+            compute);
 }
 
 }  // namespace jax_na::cuda

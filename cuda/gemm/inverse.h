@@ -16,6 +16,7 @@
 #include "cuda/tile/fragment.h"
 #include "cuda/tile/load.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
 
@@ -42,6 +43,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
   RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
   Work& work = *reinterpret_cast<Work*>(shared + map.work);
   int* tokens = reinterpret_cast<int*>(shared + map.tokens);
+  Place* places = reinterpret_cast<Place*>(shared + map.places);
+  int* shares = reinterpret_cast<int*>(shared + map.shares);
   StreamedRow* streamed = reinterpret_cast<StreamedRow*>(shared + map.scalars);
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
@@ -53,6 +56,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
   const RowWork* own_rows = rows + 16 * warp;
   const int* own_slots = tables.row_slots + 16 * warp;
 
+  find_places(sweep, places);
+
   const Stages& stages = work.stages;
   const bool same_tokens = stages.total == 1;
   const int steps = own_items(static_cast<int>(problem.batch) * problem.kv_heads) * stages.total *
@@ -62,17 +67,23 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
   float sums[1][kHeadDim / 8][4];
 
   // The stages of all query heads of a key head follow each other.
-  auto describe = [&](int step) {
-    if (threadIdx.x == 0)
-      work.steps[step % kStepsKnown] =
-          describe_step(problem, sweep, nullptr, stages, step, false, 1);
+  auto describe = [&](int index) {
+    const int known = index % kStepsKnown;
+    describe_step(problem, sweep, nullptr, index, Side::kKeys, 1, work);
+    const Tile& stage = work.steps[known].tile;
+    const int counts[] = {problem.axes[0].query_count, problem.axes[1].query_count,
+                          problem.axes[2].query_count};
+    if (index == 0 || stages.total > 1)
+      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents());
+    if (lane < sweep.warp_count())
+      work.view[known][lane] = find_view(sweep, work.warp[lane], stage);
   };
 
   auto find = [&](int step, int table) {
-    const Step& s = work.steps[step % kStepsKnown];
-    const int query_counts[] = {problem.axes[0].query_count, problem.axes[1].query_count,
-                                problem.axes[2].query_count};
-    find_tokens(sweep, work, query_counts, s.origin, 0, 0, tokens + table * sweep.stage_rows());
+    const int known = step % kStepsKnown;
+    const Step& s = work.steps[known];
+    find_tokens(sweep, places, shares + known * sweep.stage_extents(), s.tile.line, s.line_begin,
+                tokens + table * sweep.stage_rows());
   };
 
   auto load = [&](int step, int table, int buffer) {
@@ -87,7 +98,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
         [&](int row) { return stage_tokens[row]; });
     // The table of tokens is another step's by the time that the weights are gathered.
     if (!same_tokens || step < sweep.buffers)
-      find_stage_slots(problem, sweep, work, s.origin, stage_tokens,
+      find_stage_slots(problem, sweep, work, s.tile.origin, places, stage_tokens,
                        streamed + buffer * sweep.stage_rows());
   };
 
@@ -96,8 +107,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
   auto look = [&](const Tile& tile) {
 #pragma unroll
     for (int r = 0; r < 2; ++r)
-      seen[r] = seen_columns(tables.columns, sweep, own_rows[8 * r + lane / 4], tile.origin,
-                             tile.nominal, t);
+      seen[r] =
+          seen_columns(tables.columns, sweep, own_rows[8 * r + lane / 4], tile, kAllUnsure, t);
   };
 
   auto meet = [&](const Tile& tile, bool known, const Word<T>* weights_of_item,
@@ -121,8 +132,10 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         if (first + i >= chunks) break;
-        const int row = tile.row + tables.columns.row[16 * (first + i) + lane % 16];
-        add_combination<T, kHeadDim, kProducts>(sums, weights[i], from, row, lane);
+        const StreamedLane at = combine_lane(lane);
+        const int row = tile.row + tables.columns.row[16 * (first + i) + at.row];
+        add_combination<T, kHeadDim, kProducts>(sums, weights[i], from,
+                                                R::chunk_offset(row, at.half), lane);
       }
     }
   };
@@ -136,12 +149,17 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
         for (int i = 0; i < 4; ++i) sums[0][j][i] = 0.f;
       }
     }
-    Tiles tiles(sweep, work.warp[warp], s.origin, 0);
-    Tile tile;
-    while (tiles.next(tile, kBlock))
-      meet(tile, step > 0 && same_tokens && tiles.only(),
-           static_cast<const Word<T>*>(arguments.weights) + s.lse * arguments.pitch,
-           streamed + buffer * sweep.stage_rows(), base + map.stage + 2 * buffer * map.stage_bytes);
+    const uint32_t from = base + map.stage + 2 * buffer * map.stage_bytes;
+    const StreamedRow* stage = streamed + buffer * sweep.stage_rows();
+    const Word<T>* weights =
+        static_cast<const Word<T>*>(arguments.weights) + s.lse * arguments.pitch;
+    const bool known = step > 0 && work.warp[warp].only;
+    Tiles tiles(sweep, work.warp[warp], s, work.view[step % kStepsKnown][warp], known);
+    if (tiles.first(kBlock)) {
+      do {
+        meet(tiles.tile(), known, weights, stage, from);
+      } while (tiles.next(kBlock));
+    }
     if (!s.last) return;
     const float factors[2] = {arguments.factor, arguments.factor};
     store_rows<T, kHeadDim>(sums[0], factors, base + map.stationary + 16 * warp * R::kBytes,
@@ -149,7 +167,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
                             problem.kv_heads * problem.value_dim, problem.value_dim, lane);
   };
 
-  run_steps(steps, sweep.buffers, same_tokens, describe, find, load, compute);
+  run_steps(work.warp[warp].progress, steps, sweep.buffers, same_tokens, describe, find, load,
+            compute);
 }
 
 }  // namespace jax_na::cuda

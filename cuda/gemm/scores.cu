@@ -14,7 +14,8 @@ Instance instance() {
   // With two fragments of rows each streamed row read from shared memory serves twice.
   constexpr int kRowTiles = kHeadDim > 32 && kProducts == Products::kPlain ? 2 : 1;
   return product_instance<T>(
-      kHeadDim, kRowTiles, kBlock, sizeof(ScoresTables<kBlock, kRowTiles>), kScoresCtas<kHeadDim>,
+      kHeadDim, kRowTiles, kBlock, sizeof(ScoresTables<kBlock, kRowTiles>),
+      kScoresCtas<T, kHeadDim, kProducts>,
       kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault,
       ptx::address_of(&scores_kernel<T, kHeadDim, kRowTiles, kBlock, kProducts>));
 }

@@ -18,6 +18,7 @@
 #include "cuda/tile/find_work.h"
 #include "cuda/tile/fragment.h"
 #include "cuda/tile/load.h"
+#include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
 
@@ -27,13 +28,14 @@ template <int kBlock, int kRowTiles>
 using ScoresTables = StagingTables<float, kBlock, kRowsPerFragment * kRowTiles * kMaxWarps>;
 
 // CTAs that a multiprocessor has registers for.
-template <int kHeadDim>
-constexpr int kScoresCtas = kHeadDim <= 128 ? 2 : 1;
+template <typename T, int kHeadDim, Products kProducts>
+constexpr int kScoresCtas =
+    kHeadDim * sizeof(T) <= (kProducts == Products::kSplit ? 128 : 256) ? 2 : 1;
 
 // Grid: boxes of all dilation groups, and CTAs that share the items of a box. The plan counts two
 // tensors on either side; here each has one, of twice the bytes.
 template <typename T, int kHeadDim, int kRowTiles, int kBlock, Products kProducts>
-__global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<kHeadDim>)
+__global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProducts>)
     scores_kernel(const __grid_constant__ Scores arguments, const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;
   using Tables = ScoresTables<kBlock, kRowTiles>;
@@ -46,6 +48,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<kHeadDim>)
   RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
   Work& work = *reinterpret_cast<Work*>(shared + map.work);
   int* tokens = reinterpret_cast<int*>(shared + map.tokens);
+  Place* places = reinterpret_cast<Place*>(shared + map.places);
+  int* shares = reinterpret_cast<int*>(shared + map.shares);
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 
@@ -60,6 +64,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<kHeadDim>)
   const uint32_t own = first_row * R::kBytes;
   const float* staging = tables.staging[warp];
 
+  find_places(sweep, places);
+
   const Stages& stages = work.stages;
   const int steps = own_items(static_cast<int>(problem.batch) * problem.heads) * stages.total;
   const float scale = static_cast<float>(problem.scale);
@@ -68,17 +74,22 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<kHeadDim>)
 
   Stationary<T, kHeadDim, kRowTiles, kInRegisters> query;
 
-  auto describe = [&](int step) {
-    if (threadIdx.x == 0)
-      work.steps[step % kStepsKnown] =
-          describe_step(problem, sweep, arguments.bias, stages, step, true, 1);
+  auto describe = [&](int index) {
+    const int known = index % kStepsKnown;
+    describe_step(problem, sweep, arguments.bias, index, Side::kQueries, 1, work);
+    const Tile& stage = work.steps[known].tile;
+    const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
+                          problem.axes[2].key_count};
+    if (index == 0 || stages.total > 1)
+      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents());
+    if (lane < sweep.warp_count())
+      work.view[known][lane] = find_view(sweep, work.warp[lane], stage);
   };
 
   auto find = [&](int step, int table) {
-    const Step& s = work.steps[step % kStepsKnown];
-    const int key_counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
-                              problem.axes[2].key_count};
-    find_tokens(sweep, work, key_counts, s.origin, s.line, s.line_begin,
+    const int known = step % kStepsKnown;
+    const Step& s = work.steps[known];
+    find_tokens(sweep, places, shares + known * sweep.stage_extents(), s.tile.line, s.line_begin,
                 tokens + table * sweep.stage_rows());
   };
 
@@ -114,14 +125,12 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<kHeadDim>)
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const RowWork& row = own_rows[16 * m + 8 * r + lane / 4];
-        seen[m][r] = tile.line > 0
-                         ? (row.token >= 0 ? first_columns(tile.line, t) : 0)
-                         : seen_columns(columns, sweep, row, tile.origin, tile.nominal, t);
+        seen[m][r] = row.token < 0 ? 0 : seen_columns(columns, sweep, row, tile, kAllUnsure, t);
       }
     }
   };
 
-  auto meet = [&](const Tile& tile, bool known, uint32_t key, const Step& s) {
+  auto meet = [&](const Step& s, const Tile& tile, bool known, uint32_t key) {
     if (!known) look(tile);
     const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size()) + 15) / 16;
     const float* bias = tile.line > 0 ? nullptr : s.bias;
@@ -131,15 +140,17 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<kHeadDim>)
     float* const* zeros = (tile.line > 0 ? tables.slot_zero : tables.position_zero) + first_row;
 #pragma unroll 1
     for (int c = 0; c < chunks; c += 2) {
-      float scores[2][kRowTiles][2][4];
+      uint32_t offsets[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         // Nobody sees a chunk too many.
-        const int column = 16 * (c + i < chunks ? c + i : c) + lane % 16;
-        const int row = tile.row + (tile.line > 0 ? column : columns.row[column]);
-        find_scores<T, kHeadDim, kProducts>(scores[i], query,
-                                            key + R::chunk_offset(row, lane / 16));
+        const StreamedLane at = scores_lane(lane);
+        const int column = 16 * (c + i < chunks ? c + i : c) + at.row;
+        offsets[i] =
+            R::chunk_offset(tile.row + (tile.line > 0 ? column : columns.row[column]), at.half);
       }
+      float scores[kRowTiles][4][4];
+      find_scores<T, kHeadDim, kProducts>(scores, query, key, offsets);
       const int own_column = min(16 * c + lane, kBlock - 1);
       const int own_slot =
           tile_slot + (tile.line > 0 ? own_column : tables.slots.column_slots[own_column]);
@@ -148,17 +159,13 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<kHeadDim>)
       for (int m = 0; m < kRowTiles; ++m) {
         __syncwarp();
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int n = 0; n < 4; ++n) {
 #pragma unroll
-          for (int n = 0; n < 2; ++n) {
-#pragma unroll
-            for (int r = 0; r < 2; ++r) {
-              const float (&pair)[4] = scores[i][m][n];
-              const int at = (8 * r + lane / 4) * kStagingPitch + 16 * i + 8 * n + 2 * t;
-              ptx::store_shared(ptx::shared_address(staging + at),
-                                __float_as_uint(pair[2 * r] * scale),
-                                __float_as_uint(pair[2 * r + 1] * scale));
-            }
+          for (int r = 0; r < 2; ++r) {
+            const int at = (8 * r + lane / 4) * kStagingPitch + 8 * n + 2 * t;
+            ptx::store_shared(ptx::shared_address(staging + at),
+                              __float_as_uint(scores[m][n][2 * r] * scale),
+                              __float_as_uint(scores[m][n][2 * r + 1] * scale));
           }
         }
         __syncwarp();
@@ -183,14 +190,18 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<kHeadDim>)
                  arguments.scores + s.lse * slots, problem.heads * slots, lane,
                  tables.slot_zero + first_row, tables.position_zero + first_row);
     }
-    Tiles tiles(sweep, work.warp[warp], s.origin, s.line);
-    Tile tile;
-    while (tiles.next(tile, kBlock))
-      meet(tile, step > 0 && stages.total == 1 && tiles.only(),
-           base + map.stage + 2 * buffer * map.stage_bytes, s);
+    const uint32_t key = base + map.stage + 2 * buffer * map.stage_bytes;
+    const bool known = step > 0 && work.warp[warp].only;
+    Tiles tiles(sweep, work.warp[warp], s, work.view[step % kStepsKnown][warp], known);
+    if (tiles.first(kBlock)) {
+      do {
+        meet(s, tiles.tile(), known, key);
+      } while (tiles.next(kBlock));
+    }
   };
 
-  run_steps(steps, sweep.buffers, stages.total == 1, describe, find, load, compute);
+  run_steps(work.warp[warp].progress, steps, sweep.buffers, stages.total == 1, describe, find, load,
+            compute);
 }
 
 }  // namespace jax_na::cuda

@@ -66,16 +66,13 @@ struct StreamedRow {
 
 // Fills the table of a stage, a box from `origin` on, whose tokens are known.
 __device__ inline void find_stage_slots(const Problem& problem, const Sweep& sweep,
-                                        const Work& work, const StageOrigin& origin,
-                                        const int* tokens, StreamedRow* to) {
+                                        const Work& work, const int (&origin)[kMaxRank],
+                                        const Place* places, const int* tokens, StreamedRow* to) {
   for (int row = threadIdx.x; row < sweep.stage_rows(); row += blockDim.x) {
-    int z = row;
-    const int x = sweep.pitch_x.split(z), y = sweep.stage_y.split(z);
-    const int place[kMaxRank] = {z, y, x};
     int at[kMaxRank];
 #pragma unroll
     for (int a = 0; a < kMaxRank; ++a)
-      at[a] = -work.axis[a].rule.slot_origin(origin.at[a] + place[a]);
+      at[a] = -work.axis[a].rule.slot_origin(origin[a] + places[row].at[a]);
     to[row] = {tokens[row], slot_number(problem, at)};
   }
 }
