@@ -2,14 +2,19 @@
 
 #include <cstring>
 #include <deque>
-#include <random>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "cuda/emulation/async_copies.h"
+#include "cuda/emulation/bulk_copies.h"
 #include "cuda/emulation/fail.h"
 #include "cuda/emulation/fiber.h"
+#include "cuda/emulation/mbarrier.h"
+#include "cuda/emulation/named_barrier.h"
+#include "cuda/emulation/registers.h"
 #include "cuda/emulation/shared_memory.h"
+#include "cuda/emulation/wgmma.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -29,8 +34,17 @@ struct Warp {
   void* operands[kWarpSize] = {};
 };
 
+struct Sleeper {
+  int thread;
+  const void* key;
+  const char* what;
+  int number;
+};
+
 struct Block {
-  std::deque<Fiber> fibers;  // of the largest block so far
+  std::deque<Fiber> fibers;    // of the largest block so far
+  std::vector<uint3> indices;  // of its threads
+  std::vector<Sleeper> sleepers;
   std::vector<Warp> warps;
   Fiber host;
   const std::function<void()>* body = nullptr;
@@ -38,7 +52,16 @@ struct Block {
 };
 
 Block block;
-std::mt19937_64 random_bits(1);
+uint64_t random_state = 1;
+
+// The next number of Steele, Lea and Flood's SplitMix (2014): a draw at every switch has to be
+// cheap.
+uint64_t random_bits() {
+  uint64_t z = random_state += 0x9e3779b97f4a7c15;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+  z = (z ^ z >> 27) * 0x94d049bb133111eb;
+  return z ^ z >> 31;
+}
 
 uint32_t lane_bit() {
   return 1u << block.thread % kWarpSize;
@@ -63,22 +86,18 @@ int next_lane(const Warp& warp) {
   return __builtin_ctz(above != 0 ? above : warp.ready);
 }
 
-void find_index(int thread) {
-  const unsigned at = static_cast<unsigned>(thread);
-  threadIdx = {at % blockDim.x, at / blockDim.x % blockDim.y, at / (blockDim.x * blockDim.y)};
-}
-
 // Goes on with thread `next`, or with the host where it is -1.
 void switch_to(int next) {
   const int own = block.thread;
   if (next == own) return;
   Fiber& from = own < 0 ? block.host : block.fibers[own];
   block.thread = next;
-  if (next >= 0) find_index(next);
+  if (next >= 0) threadIdx = block.indices[next];
   (next < 0 ? block.host : block.fibers[next]).resume_from(from);
 }
 
 std::string lanes(uint32_t mask) {
+  if (mask == ~0u) return " 0 to 31";
   std::string text;
   for (int lane = 0; lane < kWarpSize; ++lane)
     if (mask >> lane & 1) text += " " + std::to_string(lane);
@@ -94,6 +113,13 @@ std::string lanes(uint32_t mask) {
     if (warp.here != 0) text += " at " + std::string(warp.name) + " lanes" + lanes(warp.here) + ";";
     if (warp.barrier != 0) text += " at __syncthreads lanes" + lanes(warp.barrier) + ";";
     if (warp.living != ~0u) text += " ended lanes" + lanes(~warp.living);
+    std::map<std::string, uint32_t> waiting;
+    for (const Sleeper& sleeper : block.sleepers)
+      if (sleeper.thread / kWarpSize == static_cast<int>(w))
+        waiting[std::string(sleeper.what) + " " + std::to_string(sleeper.number)] |=
+            1u << sleeper.thread % kWarpSize;
+    for (const auto& [what, mask] : waiting)
+      text += " waiting for " + what + " lanes" + lanes(mask) + ";";
   }
   fail("every thread waits, for one that is elsewhere or has ended:%s\n ", text.c_str());
 }
@@ -125,12 +151,13 @@ int some_ready_warp() {
 // Its warp mostly goes on, as warps are in no hurry to be fair.
 void switch_away() {
   int w = block.thread / kWarpSize;
-  if (block.warps[w].ready == 0 || random_bits() % 16 == 0) w = some_ready_warp();
-  if (w < 0) {
+  if (draw_below(4) == 0) advance_bulk_copies();
+  if (block.warps[w].ready == 0 || draw_below(16) == 0) w = some_ready_warp();
+  while (w < 0) {
     bool living = false;
     for (const Warp& warp : block.warps) living = living || warp.living != 0;
     if (!living) return switch_to(-1);
-    if (!release_block()) fail_deadlock();
+    if (!advance_bulk_copies() && !release_block()) fail_deadlock();
     w = some_ready_warp();
   }
   switch_to(w * kWarpSize + next_lane(block.warps[w]));
@@ -148,6 +175,7 @@ void complete(Warp& warp) {
 void live() {
   for (;;) {
     (*block.body)();
+    end_bulk_copies_of_thread();
     Warp& warp = this_warp();
     warp.ready &= ~lane_bit();
     warp.living &= ~lane_bit();
@@ -159,6 +187,11 @@ void live() {
 void run_block(int threads, size_t shared_bytes) {
   begin_shared_memory(shared_bytes);
   begin_async_copies(threads);
+  begin_bulk_copies(threads);
+  begin_mbarriers();
+  begin_named_barriers();
+  begin_registers(threads);
+  begin_wgmma(threads);
   block.warps.assign((threads + kWarpSize - 1) / kWarpSize, Warp());
   for (int thread = 0; thread < threads; ++thread)
     block.warps[thread / kWarpSize].ready |= 1u << thread % kWarpSize;
@@ -168,6 +201,8 @@ void run_block(int threads, size_t shared_bytes) {
   }
   const int w = some_ready_warp();
   switch_to(w * kWarpSize + next_lane(block.warps[w]));
+  end_bulk_copies();
+  end_wgmma();
 }
 
 }  // namespace
@@ -181,7 +216,7 @@ int this_thread() {
 }
 
 void set_seed(uint64_t seed) {
-  random_bits.seed(seed);
+  random_state = seed;
 }
 
 void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
@@ -192,6 +227,10 @@ void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<
   block.body = &body;
   const int count = static_cast<int>(threads.x * threads.y * threads.z);
   while (static_cast<int>(block.fibers.size()) < count) block.fibers.emplace_back().start(live);
+  block.indices.clear();
+  for (unsigned z = 0; z < threads.z; ++z)
+    for (unsigned y = 0; y < threads.y; ++y)
+      for (unsigned x = 0; x < threads.x; ++x) block.indices.push_back({x, y, z});
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
@@ -225,6 +264,29 @@ void meet_block() {
   warp.ready &= ~lane_bit();
   warp.barrier |= lane_bit();
   switch_away();
+}
+
+void sleep_on(const void* key, const char* what, int number) {
+  this_warp().ready &= ~lane_bit();
+  block.sleepers.push_back({block.thread, key, what, number});
+  switch_away();
+}
+
+void wake(const void* key) {
+  auto& sleepers = block.sleepers;
+  for (size_t i = 0; i < sleepers.size();) {
+    if (sleepers[i].key == key) {
+      block.warps[sleepers[i].thread / kWarpSize].ready |= 1u << sleepers[i].thread % kWarpSize;
+      sleepers[i] = sleepers.back();
+      sleepers.pop_back();
+    } else {
+      ++i;
+    }
+  }
+}
+
+int draw_below(int end) {
+  return static_cast<int>(random_bits() % static_cast<unsigned>(end));
 }
 
 }  // namespace jax_na::emulation

@@ -43,4 +43,17 @@ void meet_whole_warp(const char* name, void* operands, void (*perform)(Operands)
 // Waits until every living thread of the block is here.
 void meet_block();
 
+// Waits until something wakes the threads that wait for `key`, for whatever reason. `what` and
+// `number` tell a person what it is.
+void sleep_on(const void* key, const char* what, int number);
+void wake(const void* key);
+
+// A random number from 0 to end - 1.
+int draw_below(int end);
+
+// A warp's lane 0 is thread 32 * this_warp_number().
+inline int this_warp_number() {
+  return this_thread() / kWarpSize;
+}
+
 }  // namespace jax_na::emulation

@@ -37,7 +37,7 @@ void report_faults() {
   own.ss_sp = stack;
   own.ss_size = sizeof stack;
   sigaltstack(&own, nullptr);
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigaction(SIGSEGV, &action, nullptr);

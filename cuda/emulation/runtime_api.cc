@@ -1,8 +1,12 @@
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <map>
+#include <string_view>
+#include <utility>
 
 #include "cuda/emulation/device.h"
 #include "cuda/emulation/launch.h"
@@ -14,7 +18,7 @@ namespace {
 constexpr int kDefaultSharedBytes = 48 << 10;
 
 int device = 0;
-std::map<const void*, int> allowed_shared_bytes;
+std::map<std::pair<int, const void*>, int> allowed_shared_bytes;  // of a device's kernel
 cudaError_t last_error = cudaSuccess;
 
 cudaError_t remember(cudaError_t status) {
@@ -23,7 +27,7 @@ cudaError_t remember(cudaError_t status) {
 }
 
 int allowed_for(const void* kernel) {
-  const auto found = allowed_shared_bytes.find(kernel);
+  const auto found = allowed_shared_bytes.find({device, kernel});
   return found == allowed_shared_bytes.end() ? kDefaultSharedBytes : found->second;
 }
 
@@ -76,6 +80,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int ord
     case cudaDevAttrMultiProcessorCount:
       *value = kDevices[ordinal].multiprocessors;
       return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = kDevices[ordinal].capability / 10;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = kDevices[ordinal].capability % 10;
+      return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
       *value = kDevices[ordinal].sm_shared_bytes;
       return cudaSuccess;
@@ -93,7 +103,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ke
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
   if (value < 0 || value > current_device().shared_bytes) return remember(cudaErrorInvalidValue);
-  allowed_shared_bytes[kernel] = value;
+  allowed_shared_bytes[{device, kernel}] = value;
   return cudaSuccess;
 }
 
@@ -145,4 +155,13 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t)
 
 cudaError_t cudaDeviceSynchronize() {
   return cudaGetLastError();
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* found) {
+  const bool known = std::string_view(name) == "cuTensorMapEncodeTiled";
+  *function = known ? reinterpret_cast<void*>(cuTensorMapEncodeTiled) : nullptr;
+  *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
 }

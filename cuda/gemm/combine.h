@@ -10,6 +10,7 @@
 #include "cuda/gemm/slots.h"
 #include "cuda/gemm/staging.h"
 #include "cuda/plan.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/shared.h"
 #include "cuda/ptx/shared_words.h"
@@ -77,30 +78,33 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
     const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
                           problem.axes[2].key_count};
     if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents());
-    if (lane < sweep.warp_count())
-      work.view[known][lane] = find_view(sweep, work.warp[lane], stage);
+      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents);
+    const int seeing = ptx::lane();
+    if (seeing < sweep.warp_count)
+      work.view[known][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
   };
 
   auto find = [&](int step, int table) {
     const int known = step % kStepsKnown;
     const Step& s = work.steps[known];
-    find_tokens(sweep, places, shares + known * sweep.stage_extents(), s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows());
+    find_tokens(sweep, places, shares + known * sweep.stage_extents, s.tile.line, s.line_begin,
+                tokens + table * sweep.stage_rows);
   };
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    const int* stage_tokens = tokens + table * sweep.stage_rows;
     const void* tensor = s.window ? arguments.from : arguments.additional;
     load_rows<T, kHeadDim, 1>(
-        sweep.stage_rows(),
+        sweep.stage_rows,
         {Source{static_cast<const char*>(tensor) + s.value * static_cast<int64_t>(sizeof(T)),
                 problem.kv_heads * problem.value_dim * static_cast<int>(sizeof(T)),
                 problem.value_dim}},
         {base + map.stage + 2 * buffer * map.stage_bytes},
         [&](int row) { return stage_tokens[row]; });
   };
+
+  auto load_own = [](int) {};  // the stationary rows are results alone
 
   // What each row sees of a tile, as bits. They stay while a warp has but one tile.
   uint32_t seen[2];
@@ -114,7 +118,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
 
   auto meet = [&](const Step& s, const Tile& tile, bool known, uint32_t value) {
     if (!known) look(tile);
-    const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size()) + 15) / 16;
+    const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size) + 15) / 16;
     const int tile_slot =
         tile.line > 0 ? window + s.line_begin + tile.row : slot_number(problem, tile.origin);
     const Word<T>* const* zeros =
@@ -187,8 +191,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
                             problem.heads * problem.value_dim, problem.value_dim, lane);
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep.buffers, stages.total == 1, describe, find, load,
-            compute);
+  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
 }
 
 }  // namespace jax_na::cuda

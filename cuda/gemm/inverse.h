@@ -10,6 +10,7 @@
 #include "cuda/gemm/gemm.h"
 #include "cuda/gemm/slots.h"
 #include "cuda/plan.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/ptx/shared.h"
 #include "cuda/tile/columns.h"
 #include "cuda/tile/find_work.h"
@@ -74,23 +75,24 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
     const int counts[] = {problem.axes[0].query_count, problem.axes[1].query_count,
                           problem.axes[2].query_count};
     if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents());
-    if (lane < sweep.warp_count())
-      work.view[known][lane] = find_view(sweep, work.warp[lane], stage);
+      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents);
+    const int seeing = ptx::lane();
+    if (seeing < sweep.warp_count)
+      work.view[known][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
   };
 
   auto find = [&](int step, int table) {
     const int known = step % kStepsKnown;
     const Step& s = work.steps[known];
-    find_tokens(sweep, places, shares + known * sweep.stage_extents(), s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows());
+    find_tokens(sweep, places, shares + known * sweep.stage_extents, s.tile.line, s.line_begin,
+                tokens + table * sweep.stage_rows);
   };
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    const int* stage_tokens = tokens + table * sweep.stage_rows;
     load_rows<T, kHeadDim, 1>(
-        sweep.stage_rows(),
+        sweep.stage_rows,
         {Source{static_cast<const char*>(arguments.from) + s.out * static_cast<int64_t>(sizeof(T)),
                 problem.heads * problem.value_dim * static_cast<int>(sizeof(T)),
                 problem.value_dim}},
@@ -99,8 +101,10 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
     // The table of tokens is another step's by the time that the weights are gathered.
     if (!same_tokens || step < sweep.buffers)
       find_stage_slots(problem, sweep, work, s.tile.origin, places, stage_tokens,
-                       streamed + buffer * sweep.stage_rows());
+                       streamed + buffer * sweep.stage_rows);
   };
+
+  auto load_own = [](int) {};  // the stationary rows are results alone
 
   // What each row sees of a tile, as bits. They stay while a warp has but one tile.
   uint32_t seen[2];
@@ -114,7 +118,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
   auto meet = [&](const Tile& tile, bool known, const Word<T>* weights_of_item,
                   const StreamedRow* stage, uint32_t from) {
     if (!known) look(tile);
-    const int chunks = (sweep.tile_size() + 15) / 16;
+    const int chunks = (sweep.tile_size + 15) / 16;
     const int row_slot[2] = {own_slots[lane / 4], own_slots[8 + lane / 4]};
 #pragma unroll 1
     for (int first = 0; first < chunks; first += kAhead) {
@@ -150,7 +154,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
       }
     }
     const uint32_t from = base + map.stage + 2 * buffer * map.stage_bytes;
-    const StreamedRow* stage = streamed + buffer * sweep.stage_rows();
+    const StreamedRow* stage = streamed + buffer * sweep.stage_rows;
     const Word<T>* weights =
         static_cast<const Word<T>*>(arguments.weights) + s.lse * arguments.pitch;
     const bool known = step > 0 && work.warp[warp].only;
@@ -167,8 +171,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
                             problem.kv_heads * problem.value_dim, problem.value_dim, lane);
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep.buffers, same_tokens, describe, find, load,
-            compute);
+  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
 }
 
 }  // namespace jax_na::cuda

@@ -12,7 +12,7 @@ using T = JAX_NA_ELEMENT;
 template <int kHeadDim, int kBlock, Products kProducts>
 Instance instance() {
   // With two fragments of rows each streamed row read from shared memory serves twice.
-  constexpr int kRowTiles = kHeadDim > 32 && kProducts == Products::kPlain ? 2 : 1;
+  constexpr int kRowTiles = kHeadDim > 32 && sizeof(T) == 2 ? 2 : 1;
   return product_instance<T>(
       kHeadDim, kRowTiles, kBlock, sizeof(ScoresTables<kBlock, kRowTiles>),
       kScoresCtas<T, kHeadDim, kProducts>,

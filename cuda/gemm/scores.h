@@ -11,6 +11,7 @@
 #include "cuda/gemm/slots.h"
 #include "cuda/gemm/staging.h"
 #include "cuda/plan.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/shared.h"
 #include "cuda/ptx/shared_words.h"
@@ -81,16 +82,17 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
     const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
                           problem.axes[2].key_count};
     if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents());
-    if (lane < sweep.warp_count())
-      work.view[known][lane] = find_view(sweep, work.warp[lane], stage);
+      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents);
+    const int seeing = ptx::lane();
+    if (seeing < sweep.warp_count)
+      work.view[known][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
   };
 
   auto find = [&](int step, int table) {
     const int known = step % kStepsKnown;
     const Step& s = work.steps[known];
-    find_tokens(sweep, places, shares + known * sweep.stage_extents(), s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows());
+    find_tokens(sweep, places, shares + known * sweep.stage_extents, s.tile.line, s.line_begin,
+                tokens + table * sweep.stage_rows);
   };
 
   auto source = [&](const void* tensor, int64_t offset, int heads) {
@@ -101,20 +103,23 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
   // Where an item's queries are.
   auto own_buffer = [&](const Step& s) {
     return base + map.stationary +
-           (sweep.buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
+           (sweep.own_buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
   };
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    const int* stage_tokens = tokens + table * sweep.stage_rows;
     load_rows<T, kHeadDim, 1>(
-        sweep.stage_rows(),
+        sweep.stage_rows,
         {source(s.window ? arguments.key : arguments.additional_keys, s.key, problem.kv_heads)},
         {base + map.stage + 2 * buffer * map.stage_bytes},
         [&](int row) { return stage_tokens[row]; });
-    if (s.first)
-      load_rows<T, kHeadDim, 1>(sweep.rows(), {source(arguments.query, s.query, problem.heads)},
-                                {own_buffer(s)}, [&](int row) { return rows[row].token; });
+  };
+
+  auto load_own = [&](int step) {
+    const Step& s = work.steps[step % kStepsKnown];
+    load_rows<T, kHeadDim, 1>(sweep.rows, {source(arguments.query, s.query, problem.heads)},
+                              {own_buffer(s)}, [&](int row) { return rows[row].token; });
   };
 
   // What each row sees of a tile, as bits. They stay while a warp has but one tile.
@@ -132,7 +137,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
 
   auto meet = [&](const Step& s, const Tile& tile, bool known, uint32_t key) {
     if (!known) look(tile);
-    const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size()) + 15) / 16;
+    const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size) + 15) / 16;
     const float* bias = tile.line > 0 ? nullptr : s.bias;
     const int tile_at = bias != nullptr ? tile_bias(problem, tile.origin, 1) : 0;
     const int tile_slot =
@@ -200,8 +205,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
     }
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep.buffers, stages.total == 1, describe, find, load,
-            compute);
+  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
 }
 
 }  // namespace jax_na::cuda

@@ -29,7 +29,7 @@ __device__ __forceinline__ int slot_number(const Problem& problem, const int (&a
 template <Side kStationary>
 __device__ inline void find_row_slots(const Problem& problem, const Sweep& sweep, const Work& work,
                                       int* row_slots) {
-  for (int row = threadIdx.x; row < sweep.rows(); row += blockDim.x) {
+  for (int row = threadIdx.x; row < sweep.rows; row += blockDim.x) {
     const int warp = row / sweep.warp_rows();
     int z = row % sweep.warp_rows();
     const int x = sweep.box_x.split(z), y = sweep.box_y.split(z);
@@ -52,7 +52,7 @@ template <int kBlock>
 __device__ inline void find_column_slots(const Problem& problem, const Sweep& sweep,
                                          int* column_slots) {
   for (int column = threadIdx.x; column < kBlock; column += blockDim.x) {
-    int z = column < sweep.tile_size() ? column : 0;
+    int z = column < sweep.tile_size ? column : 0;
     const int x = sweep.tile_x.split(z), y = sweep.tile_y.split(z);
     column_slots[column] = slot_number(problem, {z, y, x});
   }
@@ -68,7 +68,7 @@ struct StreamedRow {
 __device__ inline void find_stage_slots(const Problem& problem, const Sweep& sweep,
                                         const Work& work, const int (&origin)[kMaxRank],
                                         const Place* places, const int* tokens, StreamedRow* to) {
-  for (int row = threadIdx.x; row < sweep.stage_rows(); row += blockDim.x) {
+  for (int row = threadIdx.x; row < sweep.stage_rows; row += blockDim.x) {
     int at[kMaxRank];
 #pragma unroll
     for (int a = 0; a < kMaxRank; ++a)

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 struct __half {
   uint16_t bits;  // a sign, 5 of the exponent, 10 of the mantissa
@@ -28,15 +29,16 @@ struct __half {
     }
   }
   operator float() const {
-    const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+    const uint32_t exponent = bits >> 10 & 31, mantissa = bits & 1023;
+    if (exponent == 0) {  // in units of 2^-24
+      const float x = static_cast<float>(mantissa) * 0x1p-24f;
+      return bits >> 15 ? -x : x;
+    }
+    const uint32_t wide =
+        uint32_t{bits} >> 15 << 31 | (exponent == 31 ? 255 : exponent + 112) << 23 | mantissa << 13;
     float x;
-    if (exponent == 31)
-      x = mantissa == 0 ? INFINITY : NAN;
-    else if (exponent == 0)
-      x = std::ldexp(static_cast<float>(mantissa), -24);
-    else
-      x = std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
-    return bits >> 15 ? -x : x;
+    std::memcpy(&x, &wide, sizeof x);
+    return x;
   }
 };
 

@@ -21,7 +21,8 @@
 // One block runs at a time.
 #define __shared__ static
 
-// ---- Arithmetic ----------------------------------------------------------------------------------
+// ---- Arithmetic
+// ----------------------------------------------------------------------------------
 
 inline int min(int a, int b) {
   return a < b ? a : b;
@@ -42,6 +43,9 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 inline float __fmul_rn(float a, float b) {
   return a * b;
 }
+inline float __fdividef(float a, float b) {
+  return a / b;
+}
 inline float __expf(float x) {
   return expf(x);
 }
@@ -56,7 +60,8 @@ inline float __uint_as_float(unsigned bits) {
   return x;
 }
 
-// ---- Threads that meet ---------------------------------------------------------------------------
+// ---- Threads that meet
+// ---------------------------------------------------------------------------
 
 inline void __syncthreads() {
   jax_na::emulation::meet_block();
@@ -126,7 +131,8 @@ inline int __any_sync(unsigned mask, int predicate) {
   return __ballot_sync(mask, predicate) != 0;
 }
 
-// ---- Memory --------------------------------------------------------------------------------------
+// ---- Memory
+// --------------------------------------------------------------------------------------
 
 template <typename T>
 T atomicAdd(T* address, T value) {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <initializer_list>
+#include <random>
 
 namespace jax_na::emulation {
 namespace {
@@ -85,13 +86,19 @@ std::vector<Case> cases() {
       {"96 features", features(line, 96, 96)},
       {"128 features", features(plane, 128, 128)},
       {"256 features", features(line, 200, 256)},
+      {"more features and everything", with(features(problem({axis(7, 5), axis(9, 4)}), 160, 72),
+                                            [](Problem& p) {
+                                              p.heads = 2;
+                                              p.additional = 3;
+                                              p.bias_batch = 1;
+                                            })},
       {"a few additional tokens", with(plane,
                                        [](Problem& p) {
                                          p.additional = 5;
                                          p.heads = 4;
                                        })},
-      {"lines of additional tokens", with(problem({axis(20, 3)}),
-                                          [](Problem& p) { p.additional = 301; })},
+      {"lines of additional tokens",
+       with(problem({axis(20, 3)}), [](Problem& p) { p.additional = 151; })},
       {"a bias", with(plane,
                       [](Problem& p) {
                         p.batch = 2;
@@ -108,14 +115,55 @@ std::vector<Case> cases() {
       {"a slab, dilation", problem({axis(5, 3), slab(axis(31, 4, 2, 3), 7, 12, 1, 26)})},
       {"a slab, wrap", problem({slab(axis(16, 5, 1, 1, wrap), 0, 8, -2, 12), axis(6, 3)})},
       {"a slab that lacks keys", problem({slab(axis(40, 5), 0, 40, 21, 6)})},
-      {"a slab without a bias's corner", with(problem({slab(axis(24, 7, 1, 1, clip), 12, 12, 8, 16),
-                                                       axis(7, 3)}),
-                                              [](Problem& p) { p.bias_batch = 1; })},
-      {"everything is seen", features(problem({axis(300, 300)}), 64, 64)},
-      {"a large window", problem({axis(24, 19), axis(25, 21)})},
+      {"a slab without a bias's corner",
+       with(problem({slab(axis(24, 7, 1, 1, clip), 12, 12, 8, 16), axis(7, 3)}),
+            [](Problem& p) { p.bias_batch = 1; })},
+      {"everything is seen", features(problem({axis(200, 200)}), 64, 64)},
+      {"a large window", problem({axis(15, 12), axis(18, 13)})},
       {"many boxes", with(problem({axis(600, 3)}), [](Problem& p) { p.heads = p.kv_heads = 1; })},
       {"many entries", with(problem({axis(20, 3)}), [](Problem& p) { p.batch = 17; })},
   };
+}
+
+std::vector<Case> cases_of_head_dim(int head_dim) {
+  const std::string name = ", " + std::to_string(head_dim) + " features";
+  return {{"a plane" + name, features(problem({axis(7, 5), axis(9, 3)}), head_dim, head_dim)},
+          {"a line" + name, features(problem({axis(150, 70)}), head_dim, 8)}};
+}
+
+Case random_case(int seed) {
+  std::mt19937 bits(static_cast<unsigned>(seed));
+  auto below = [&](int end) { return static_cast<int>(bits() % static_cast<unsigned>(end)); };
+  auto between = [&](int low, int high) { return low + below(high - low + 1); };
+  auto one_of = [&](std::initializer_list<int> values) {
+    return values.begin()[below(static_cast<int>(values.size()))];
+  };
+  Problem made;
+  const int rank = between(1, kMaxRank);
+  for (int a = kMaxRank - rank; a < kMaxRank; ++a) {
+    const int dilation = one_of({1, 1, 1, 2, 3});
+    const auto boundary = static_cast<Boundary>(below(3));
+    const bool wrap = boundary == Boundary::kWrap;
+    int length = between(dilation, rank == 1 ? 150 : rank == 2 ? 16 : 7);
+    if (wrap) length = length / dilation * dilation;
+    const int window = between(1, length / dilation);
+    Axis& own = made.axes[a];
+    own = axis(length, window, one_of({1, between(1, window)}), dilation, boundary,
+               !wrap && below(3) == 0);
+    if (below(4) == 0) {
+      const int queries = between(1, length), keys = between(1, length);
+      own = slab(own, between(0, length - queries), queries, between(0, length - keys), keys);
+    }
+  }
+  made.batch = between(1, 3);
+  made.kv_heads = between(1, 2);
+  made.heads = made.kv_heads * between(1, 3);
+  made.head_dim = one_of({8, 16, 32, 32, 64, 80, 128, 8 * between(1, 32)});
+  made.value_dim = one_of({made.head_dim, made.head_dim, 8, 64, 8 * between(1, 32)});
+  made.additional = one_of({0, 0, 0, 2, 40});
+  made.bias_batch = one_of({0, 0, 0, 1, static_cast<int>(made.batch)});
+  made.scale = 1 / std::sqrt(static_cast<double>(made.head_dim));
+  return {"random problem " + std::to_string(seed), made};
 }
 
 }  // namespace jax_na::emulation

@@ -15,4 +15,10 @@ struct Case {
 
 std::vector<Case> cases();
 
+// Some with head dimensions that need a kernel of just this one.
+std::vector<Case> cases_of_head_dim(int head_dim);
+
+// One that depends on nothing but the seed.
+Case random_case(int seed);
+
 }  // namespace jax_na::emulation

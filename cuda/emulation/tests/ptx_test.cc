@@ -1,15 +1,9 @@
 // Calibrates the emulation: every operation on examples worked out by hand from the PTX ISA, and
 // every mistake that it promises to find.
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <cstdio>
-#include <cstdlib>
-#include <functional>
-#include <string>
-#include <vector>
 
-#include "cuda/emulation/launch.h"
+#include "cuda/emulation/tests/array.h"
+#include "cuda/emulation/tests/check.h"
 #include "cuda/ptx/cp_async.h"
 #include "cuda/ptx/launch.h"
 #include "cuda/ptx/ldmatrix.h"
@@ -21,26 +15,12 @@
 namespace jax_na::cuda {
 namespace {
 
-int failures = 0;
+using emulation::Array;
+using emulation::check;
+using emulation::expect_complaint;
 
-void check(bool holds, const char* what) {
-  if (holds) return;
-  std::printf("FAILED: %s\n", what);
-  ++failures;
-}
-
-template <typename T>
-struct Array {
-  T* data = nullptr;
-
-  explicit Array(int count) {
-    cudaMalloc(reinterpret_cast<void**>(&data), count * sizeof(T));
-  }
-  ~Array() { cudaFree(data); }
-  T& operator[](int i) { return data[i]; }
-};
-
-// ---- ldmatrix ------------------------------------------------------------------------------------
+// ---- ldmatrix
+// ------------------------------------------------------------------------------------
 
 // Element e of row r of matrix i is the number 1000 i + 10 r + e; rows lie 32 bytes apart, matrices
 // in the order 2, 0, 3, 1.
@@ -61,7 +41,7 @@ __global__ void load_matrices(uint32_t* plain, uint32_t* transposed) {
 
 void test_ldmatrix() {
   Array<uint32_t> plain(128), transposed(128);
-  check(ptx::launch(load_matrices, 1, 32, 1024, nullptr, plain.data, transposed.data) ==
+  check(ptx::launch(load_matrices, 1, 32, 1024, nullptr, plain.data(), transposed.data()) ==
             cudaSuccess,
         "a launch");
   // Lane 13 is g = 3, t = 1: columns 2 and 3 of row 3, and transposed rows 2 and 3 of column 3.
@@ -74,7 +54,8 @@ void test_ldmatrix() {
   check(transposed[4 * 31] == (67u | 77u << 16), "ldmatrix.trans, lane 31");
 }
 
-// ---- mma -----------------------------------------------------------------------------------------
+// ---- mma
+// -----------------------------------------------------------------------------------------
 
 // a(row, k) and b(k, column), small integers that every type holds, placed in registers by the
 // tables of the PTX ISA ("Matrix fragments for mma.m16n8k16" and "mma.m16n8k8").
@@ -116,9 +97,9 @@ __global__ void multiply_16_bit(float* c) {
 
 __global__ void multiply_tf32(float* c) {
   const int lane = threadIdx.x, group = lane >> 2, in_group = lane % 4;
-  const uint32_t a[4] = {
-      word_of(a_of(group, in_group)), word_of(a_of(group + 8, in_group)),
-      word_of(a_of(group, in_group + 4)), word_of(a_of(group + 8, in_group + 4))};
+  const uint32_t a[4] = {word_of(a_of(group, in_group)), word_of(a_of(group + 8, in_group)),
+                         word_of(a_of(group, in_group + 4)),
+                         word_of(a_of(group + 8, in_group + 4))};
   const float zeros[4] = {};
   float sums[4];
   ptx::mma(sums, a, word_of(b_of(in_group, group)), word_of(b_of(in_group + 4, group)), zeros,
@@ -131,7 +112,7 @@ __global__ void multiply_tf32(float* c) {
 
 void test_mma(void (*kernel)(float*), int depth, const char* what) {
   Array<float> c(128);
-  ptx::launch(kernel, 1, 32, 0, nullptr, c.data);
+  ptx::launch(kernel, 1, 32, 0, nullptr, c.data());
   for (int row = 0; row < 16; ++row) {
     for (int column = 0; column < 8; ++column) {
       float sum = 0;
@@ -150,7 +131,8 @@ __global__ void multiply_fine(float* c) {
   c[threadIdx.x] = sums[0];
 }
 
-// ---- The rest ------------------------------------------------------------------------------------
+// ---- The rest
+// ------------------------------------------------------------------------------------
 
 // Copies a table to shared memory in two groups; every warp sees what all of them copied.
 __global__ void copy_and_sum(const float* from, int count, float* sums) {
@@ -188,15 +170,15 @@ void test_the_rest() {
     if (i < 200) expected += static_cast<float>(i);
   }
   sums[0] = sums[1] = 0;
-  check(ptx::launch(copy_and_sum, 2, 64, 1024 + 256, nullptr, from.data, 200, sums.data) ==
+  check(ptx::launch(copy_and_sum, 2, 64, 1024 + 256, nullptr, from.data(), 200, sums.data()) ==
             cudaSuccess,
         "a launch");
   check(sums[0] == 2 * expected && sums[1] == 2 * expected, "cp.async, shuffles and barriers");
-  ptx::launch(multiply_fine, 1, 32, 0, nullptr, fine.data);
+  ptx::launch(multiply_fine, 1, 32, 0, nullptr, fine.data());
   check(fine[0] == 1 + 0x1p-10f, "mma truncates to TF32");
 
   Array<int> out(64);
-  ptx::launch(talk, 1, 64, 0, nullptr, out.data);
+  ptx::launch(talk, 1, 64, 0, nullptr, out.data());
   for (int i = 0; i < 64; ++i) check(out[i] == 100 * ((i % 32 + 5) % 32) + 3, "__shfl_sync");
 
   check(ptx::to_tf32(1 + 0x1p-11f) == word_of(1 + 0x1p-10f), "to_tf32, a tie");
@@ -219,7 +201,8 @@ void test_the_rest() {
   }
 }
 
-// ---- Mistakes ------------------------------------------------------------------------------------
+// ---- Mistakes
+// ------------------------------------------------------------------------------------
 
 __global__ void forget_to_wait(float* out) {
   JAX_NA_SHARED(shared);
@@ -273,36 +256,18 @@ __global__ void write_past_device(float* out) {
   out[64 + threadIdx.x] = 1;
 }
 
-// What a child prints that runs the kernel; empty where it ends well.
-std::string complaint_of(void (*kernel)(float*)) {
-  int ends[2];
-  if (pipe(ends) != 0) std::abort();
-  std::fflush(stdout);
-  const pid_t child = fork();
-  if (child == 0) {
-    dup2(ends[1], STDERR_FILENO);
-    Array<float> out(64);
-    ptx::launch(kernel, 1, 64, 256, nullptr, out.data);
-    bool poisoned = false;
-    for (int i = 0; i < 64; ++i) poisoned = poisoned || (out[i] != out[i]);
-    if (poisoned) std::fputs("poison", stderr);
-    std::fflush(stderr);
-    _exit(0);
-  }
-  close(ends[1]);
-  std::string text;
-  char buffer[256];
-  for (ssize_t got; (got = read(ends[0], buffer, sizeof buffer)) > 0;) text.append(buffer, got);
-  close(ends[0]);
-  waitpid(child, nullptr, 0);
-  return text;
-}
-
 void expect(void (*kernel)(float*), const char* complaint) {
-  const std::string text = complaint_of(kernel);
-  if (text.find(complaint) != std::string::npos) return;
-  std::printf("FAILED: expected a complaint of \"%s\", got \"%s\"\n", complaint, text.c_str());
-  ++failures;
+  expect_complaint(
+      [&] {
+        Array<float> out(64);
+        ptx::launch(kernel, 1, 64, 256, nullptr, out.data());
+        for (int i = 0; i < 64; ++i) {
+          if (out[i] == out[i]) continue;
+          std::fputs("poison", stderr);
+          break;
+        }
+      },
+      complaint);
 }
 
 void test_mistakes() {
@@ -321,12 +286,12 @@ void test_mistakes() {
 
 int main() {
   using namespace jax_na::cuda;
+  using jax_na::emulation::report_checks;
   test_ldmatrix();
   test_mma(multiply_16_bit<__nv_bfloat16>, 16, "mma of bfloat16");
   test_mma(multiply_16_bit<__half>, 16, "mma of float16");
   test_mma(multiply_tf32, 8, "mma of TF32");
   test_the_rest();
   test_mistakes();
-  std::printf("%d failures\n", failures);
-  return failures == 0 ? 0 : 1;
+  return report_checks();
 }
