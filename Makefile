@@ -1,6 +1,7 @@
 # The two commands of the README, and the developers' ones. Each sets up .venv as it needs it.
 #
 #   make train    trains the example; make test    runs the tests
+#   make denoise  trains the second example, on photographs
 #   make lint | format | bench | wheel | clean
 #
 # PYTHON=python3.12 chooses the interpreter (3.11 or later); ARGS="..." is handed to the command
@@ -13,11 +14,12 @@ VENV := .venv
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --prefer-binary
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-CXX_DIRECTORIES := $(wildcard core cpu cuda bindings)
+CXX_DIRECTORIES := $(wildcard core ffi cpu cuda bindings)
 CXX_FILES := $(shell find $(CXX_DIRECTORIES) -name '*.h' -o -name '*.cc' -o -name '*.cu')
+CMAKE_FILES := CMakeLists.txt $(wildcard cuda/*.cmake)
 PYTHON_DIRECTORIES := $(wildcard jax_na tests examples benchmarks bazel .ci)
 
-.PHONY: help train test bench lint format wheel clean
+.PHONY: help train denoise test bench lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +27,9 @@ help:
 
 train: $(VENV)/examples.stamp
 	$(VENV)/bin/python examples/train_digits.py $(ARGS)
+
+denoise: $(VENV)/examples.stamp
+	$(VENV)/bin/python examples/denoise.py $(ARGS)
 
 test: $(VENV)/test.stamp
 	$(VENV)/bin/pytest $(ARGS)
@@ -81,7 +86,7 @@ $(VENV)/python-$(VERSION).stamp:
 
 # The package itself, editable: a change of Python code needs no new build, a change of C++ code
 # gets one. CUDA's JAX comes along where there is a GPU.
-$(VENV)/package.stamp: pyproject.toml CMakeLists.txt $(CXX_FILES) | $(VENV)/python-$(VERSION).stamp
+$(VENV)/package.stamp: pyproject.toml $(CMAKE_FILES) $(CXX_FILES) | $(VENV)/python-$(VERSION).stamp
 	@echo "Building jax_na for Python $(VERSION) (a few minutes)"
 	@if nvidia-smi >/dev/null 2>&1; then extra='[cuda13]'; fi; set -x; \
 		$(PIP_INSTALL) --editable ".$$extra"

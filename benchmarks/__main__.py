@@ -59,7 +59,7 @@ def variants(problem: Problem) -> dict[str, Callable[..., jax.Array] | None]:
             chunk=problem.chunk,
             keys_first=problem.keys_first,
         ),
-        "gather": functools.partial(gather, window=window),
+        "gather": functools.partial(gather, window=window, chunk=problem.gather_chunk),
         "masked dense": (
             functools.partial(masked_dense, window=window) if tokens <= LARGEST_DENSE else None
         ),

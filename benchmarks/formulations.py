@@ -39,24 +39,25 @@ def gather(
     """Takes the keys and values of every window, `chunk` queries at a time, then two batched
     products.
     """
-    spatial, (heads, dim) = query.shape[1:-2], query.shape[-2:]
+    _, *spatial, heads, dim = query.shape
     tokens = math.prod(spatial)
-    index = jnp.asarray(_neighbours(spatial, window).reshape(tokens // chunk, chunk, -1))
+    index = jnp.asarray(_neighbours(tuple(spatial), window).reshape(tokens // chunk, chunk, -1))
 
-    def one(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def entry(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         q = q.reshape(tokens // chunk, chunk, heads, dim) * dim**-0.5
         k, v = (x.reshape(tokens, heads, dim).swapaxes(0, 1) for x in (k, v))
 
         @jax.checkpoint
         def step(x: tuple[jax.Array, jax.Array]) -> jax.Array:
             q, i = x
-            scores = jnp.einsum("cnd,ncwd->ncw", q, jnp.take(k, i, 1, mode="clip"))
+            scores = jnp.einsum("ncd,ncwd->ncw", q.swapaxes(0, 1), jnp.take(k, i, 1, mode="clip"))
             taken = jnp.take(v, i, 1, mode="clip")
-            return jnp.einsum("ncw,ncwd->cnd", jax.nn.softmax(scores), taken)
+            return jnp.einsum("ncw,ncwd->ncd", jax.nn.softmax(scores), taken).swapaxes(0, 1)
 
         return jax.lax.map(step, (q, index)).reshape(*spatial, heads, dim)
 
-    return jax.vmap(one)(query, key, value)
+    # Not vmap: a batched take is slower.
+    return jnp.stack([entry(*qkv) for qkv in zip(query, key, value, strict=True)])
 
 
 def masked_dense(
@@ -69,19 +70,22 @@ def masked_dense(
     firsts = np.stack([_starts(n, w)[p] for n, w, p in zip(spatial, window, places, strict=True)])
     width = jnp.asarray(window)[:, None, None]
     starts = jnp.asarray(firsts.reshape(len(spatial), -1, chunk).swapaxes(0, 1))
-    q = query.reshape(batch, -1, chunk, heads, dim).swapaxes(0, 1) * dim**-0.5
-    k, v = (x.reshape(batch, tokens, heads, dim) for x in (key, value))
+    q, k, v = (
+        jnp.moveaxis(x.reshape(batch, tokens, heads, dim), 2, 1)
+        for x in (query * dim**-0.5, key, value)
+    )
 
     @jax.checkpoint
     def step(x: tuple[jax.Array, jax.Array]) -> jax.Array:
         q, first = x
         offset = jnp.asarray(places)[:, None, :] - first[:, :, None]
         seen = jnp.all((offset >= 0) & (offset < width), 0)
-        scores = jnp.where(seen, jnp.einsum("bqnd,bknd->bnqk", q, k), -jnp.inf)
-        return jnp.einsum("bnqk,bknd->bqnd", jax.nn.softmax(scores), v)
+        scores = jnp.where(seen, jnp.einsum("bnqd,bnkd->bnqk", q, k), -jnp.inf)
+        return jnp.einsum("bnqk,bnkd->bnqd", jax.nn.softmax(scores), v)
 
-    out = jax.lax.map(step, (q, starts))
-    return out.swapaxes(0, 1).reshape(query.shape)
+    by_step = jnp.moveaxis(q.reshape(batch, heads, -1, chunk, dim), 2, 0)
+    out = jnp.moveaxis(jax.lax.map(step, (by_step, starts)), 0, 2)
+    return jnp.moveaxis(out.reshape(batch, heads, tokens, dim), 1, 2).reshape(query.shape)
 
 
 def shifted_views(
@@ -154,6 +158,10 @@ def blocked(
     def into_slabs(x: jax.Array, first: jax.Array) -> jax.Array:
         for a, keys in enumerate([first, *(axis.keys for axis in axes[1:])]):
             at = 1 + 2 * a
+            if keys.shape[0] == 1:  # one slab is a slice
+                x = jax.lax.dynamic_slice_in_dim(x, keys[0, 0], slabs[a], at)
+                x = jnp.expand_dims(x, at)
+                continue
             x = jnp.take(x, keys.reshape(-1), at, mode="clip")
             x = x.reshape(*x.shape[:at], counts[a], slabs[a], *x.shape[at + 1 :])
         return x.transpose(blocks_first).reshape(-1, math.prod(slabs), dim)

@@ -28,6 +28,13 @@ struct Shape {
   int bytes;
 
   bool keys_stationary() const { return pass == Pass::kKeyGradient; }
+  // The dilation groups that the stationary tensor holds: a slab of a long axis may hold few.
+  int groups_held(const Axis& axis) const {
+    return min_of(axis.dilation, keys_stationary() ? axis.key_count : axis.query_count);
+  }
+  int group_held(const Axis& axis, int at) const {
+    return floor_mod((keys_stationary() ? axis.key_origin : axis.query_origin) + at, axis.dilation);
+  }
   Held stationary(const Axis& axis, int group) const {
     return keys_stationary() ? axis.keys(group) : axis.queries(group);
   }
@@ -55,7 +62,8 @@ struct Shape {
 
 std::vector<Span> cut(const Shape& shape, const Axis& axis, int box) {
   std::vector<Span> spans;
-  for (int group = 0; group < min_of(axis.dilation, axis.length); ++group) {
+  for (int i = 0; i < shape.groups_held(axis); ++i) {
+    int group = shape.group_held(axis, i);
     Held held = shape.stationary(axis, group);
     for (int at = 0; at < held.count; at += box) {
       int begin = held.begin + at;
@@ -108,8 +116,8 @@ struct AxisCut {
 
 std::vector<AxisCut> axis_cuts(const Shape& shape, const Axis& axis, int smallest, int largest) {
   int longest = 0;
-  for (int group = 0; group < min_of(axis.dilation, axis.length); ++group)
-    longest = max_of(longest, shape.stationary(axis, group).count);
+  for (int i = 0; i < shape.groups_held(axis); ++i)
+    longest = max_of(longest, shape.stationary(axis, shape.group_held(axis, i)).count);
   std::vector<AxisCut> cuts;
   for (int box = smallest;; box *= 2) {
     int even = longest;  // boxes of one length: 56 as 4 x 14 rather than 3 x 16 + 8

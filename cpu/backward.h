@@ -13,6 +13,15 @@
 
 namespace jax_na::JAX_NA_ISA {
 
+// exp(score - LSE) in base 2, at most 1: the rounding of a huge LSE may put it below the score. A
+// row that sees nothing, or only scores of -inf, has LSE -inf and no weights.
+template <typename T>
+JAX_NA_INLINE Vec<T> weight_of(Vec<T> score, Vec<T> lse2) {
+  Vec<T> exponent = score - lse2;
+  Vec<T> weight = exp2<T>(exponent > Vec<T>{} ? Vec<T>{} : exponent);
+  return lse2 == broadcast<T>(-std::numeric_limits<T>::infinity()) ? Vec<T>{} : weight;
+}
+
 // scores -> weights and their gradient, for rows that hold LSE and delta (the query gradient).
 // `dweights` enters as dO V^T and leaves as dS; `scores` leaves as P.
 template <typename T, int M>
@@ -21,7 +30,7 @@ JAX_NA_INLINE void gradient_by_row(const Meeting<T, M>& meeting, T* scores, T* d
   for (int line = 0; line < meeting.line_count; ++line) {
     for (int s = 0; s < meeting.per_line; ++s) {
       for (int m = 0; m < M; ++m, scores += kLanes<T>, dweights += kLanes<T>) {
-        Vec<T> weight = exp2<T>(load(scores) - lse2[m]);
+        Vec<T> weight = weight_of<T>(load(scores), broadcast<T>(lse2[m]));
         Vec<T> gradient = weight * (load(dweights) - delta[m]);
         if (!meeting.free[s]) {
           weight = select<T>(meeting.masks[s][m], weight, Vec<T>{});
@@ -45,7 +54,7 @@ JAX_NA_INLINE void gradient_by_lane(const Meeting<T, M>& meeting, T* scores, T* 
     Vec<T> shift = load(lse2 + at);
     Vec<T> mean = load(delta + at);
     for (int m = 0; m < M; ++m, scores += kLanes<T>, dweights += kLanes<T>) {
-      Vec<T> weight = exp2<T>(load(scores) - shift);
+      Vec<T> weight = weight_of<T>(load(scores), shift);
       Vec<T> gradient = weight * (load(dweights) - mean);
       if (!meeting.free[s]) {
         weight = select<T>(meeting.masks[s][m], weight, Vec<T>{});
@@ -213,7 +222,8 @@ void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_
       const int pitch = plan.pitch();
       pack_transposed(codec, tile, chunk, key, tile.kv_head, T(1), scratch.keys, pitch);
       pack_transposed(codec, tile, chunk, value, tile.kv_head, T(1), scratch.values, pitch);
-      pack_rows(codec, tile, chunk, key, tile.kv_head, T(1), scratch.key_rows, pitch, key_width);
+      const bool finite = pack_rows(codec, tile, chunk, key, tile.kv_head, T(1), scratch.key_rows,
+                                    pitch, key_width);
       for (int z = 0, group = 0; z < tile.axes[0].count; ++z) {
         for (int y = 0; y < tile.axes[1].count; ++y) {
           for (int x = 0; x < across; ++x, ++group) {
@@ -242,8 +252,8 @@ void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_
               }
               T* sums[M];
               for (int m = 0; m < M; ++m) sums[m] = scratch.sums + (row + m) * key_width;
-              accumulate_rows<T, M>(scratch.dweights, meeting.strips, meeting.count(),
-                                    scratch.key_rows, pitch, key_width, sums);
+              accumulate_met(meeting, finite, scratch.dweights, scratch.key_rows, pitch, key_width,
+                             sums);
               if (biased && !chunk.additional)
                 gather_bias(meeting, table, scratch.dweights, dx,
                             scratch.dbias + h * table.elements());
@@ -407,8 +417,10 @@ void key_gradient_tile(const BackwardArgs& args, const Codec<T>& codec, int64_t 
       const T scale2 = static_cast<T>(p.scale * kLog2E);
       pack_transposed(codec, tile, chunk, query, head, scale2, scratch.queries, pitch);
       pack_transposed(codec, tile, chunk, dout, head, T(1), scratch.douts, pitch);
-      pack_rows(codec, tile, chunk, query, head, scale2, scratch.query_rows, pitch, key_width);
-      pack_rows(codec, tile, chunk, dout, head, T(1), scratch.dout_rows, pitch, value_width);
+      const bool queries_finite =
+          pack_rows(codec, tile, chunk, query, head, scale2, scratch.query_rows, pitch, key_width);
+      const bool douts_finite =
+          pack_rows(codec, tile, chunk, dout, head, T(1), scratch.dout_rows, pitch, value_width);
       pack_transposed(plain, tile, chunk, lse, head, static_cast<T>(kLog2E), scratch.lse2, pitch);
       pack_transposed(plain, tile, chunk, delta, head, T(1), scratch.delta, pitch);
       for (int z = 0, group = 0; z < tile.axes[0].count; ++z) {
@@ -432,10 +444,10 @@ void key_gradient_tile(const BackwardArgs& args, const Codec<T>& codec, int64_t 
               dkey[m] = scratch.dkey + (row + m) * key_width;
               dvalue[m] = scratch.dvalue + (row + m) * value_width;
             }
-            accumulate_rows<T, M>(scratch.scores, meeting.strips, meeting.count(),
-                                  scratch.dout_rows, pitch, value_width, dvalue);
-            accumulate_rows<T, M>(scratch.dweights, meeting.strips, meeting.count(),
-                                  scratch.query_rows, pitch, key_width, dkey);
+            accumulate_met(meeting, douts_finite, scratch.scores, scratch.dout_rows, pitch,
+                           value_width, dvalue);
+            accumulate_met(meeting, queries_finite, scratch.dweights, scratch.query_rows, pitch,
+                           key_width, dkey);
           }
         }
       }

@@ -182,7 +182,8 @@ void forward_tile(const ForwardArgs& args, const Codec<T>& codec, int64_t task, 
 
   auto stream = [&](const Chunk& chunk, const Tensor& key, const Tensor& value, int pitch) {
     pack_transposed(codec, tile, chunk, key, tile.kv_head, T(1), scratch.keys, pitch);
-    pack_rows(codec, tile, chunk, value, tile.kv_head, T(1), scratch.values, pitch, width);
+    const bool finite =
+        pack_rows(codec, tile, chunk, value, tile.kv_head, T(1), scratch.values, pitch, width);
     for (int z = 0, group = 0; z < tile.axes[0].count; ++z) {
       for (int y = 0; y < tile.axes[1].count; ++y) {
         for (int x = 0; x < across; ++x, ++group) {
@@ -199,8 +200,7 @@ void forward_tile(const ForwardArgs& args, const Codec<T>& codec, int64_t task, 
             for (int m = 0; m < M; ++m) sums[m] = scratch.sums + (row + m) * width;
             softmax_step(meeting, scratch.scores, scratch.top + row, scratch.total + row, sums,
                          width);
-            accumulate_rows<T, M>(scratch.scores, meeting.strips, meeting.count(), scratch.values,
-                                  pitch, width, sums);
+            accumulate_met(meeting, finite, scratch.scores, scratch.values, pitch, width, sums);
           }
         }
       }

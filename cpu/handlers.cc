@@ -60,10 +60,10 @@ Error forward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer va
               Entries stride, Entries dilation, Entries causal, Entries boundary, double scale) {
   Problem problem;
   Stored stored;
-  if (Error e = read_forward(
-          {query, key, value, additional_keys, additional_values, bias, origins}, {*out, *lse},
-          {length, window, stride, dilation, causal, boundary, scale}, Memory::kHost, problem,
-          stored);
+  if (Error e =
+          read_forward({query, key, value, additional_keys, additional_values, bias, origins},
+                       {*out, *lse}, {length, window, stride, dilation, causal, boundary, scale},
+                       Memory::kHost, problem, stored);
       e.failure())
     return e;
   if (lse->element_count() == 0) return Error::Success();
@@ -162,14 +162,10 @@ Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer v
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cpu_forward, jax_na::forward,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
-                                  .JAX_NA_INPUTS
-                                  .JAX_NA_RESULTS
-                                  .JAX_NA_ATTRIBUTES);
+                                  .JAX_NA_INPUTS.JAX_NA_RESULTS.JAX_NA_ATTRIBUTES);
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cpu_backward, jax_na::backward,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .JAX_NA_INPUTS
-                                  .JAX_NA_BACKWARD_INPUTS
-                                  .JAX_NA_GRADIENTS
-                                  .JAX_NA_ATTRIBUTES);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jax_na_cpu_backward, jax_na::backward,
+    xla::ffi::Ffi::Bind()
+        .Ctx<xla::ffi::ThreadPool>()
+        .JAX_NA_INPUTS.JAX_NA_BACKWARD_INPUTS.JAX_NA_GRADIENTS.JAX_NA_ATTRIBUTES);

@@ -2,6 +2,8 @@
 // over both.
 #pragma once
 
+#include <limits>
+
 #include "core/plan.h"
 #include "cpu/arena.h"
 #include "cpu/microkernel.h"
@@ -132,17 +134,35 @@ JAX_NA_INLINE void pack_transposed(const Codec<T>& codec, const Tile& tile, cons
                    });
 }
 
-// to[line][pitch][width], the chunk's tokens one after the other, padded with zeros to `width`
-// features.
+// Whether no element is infinite or NaN: their exponents alone have every bit set.
 template <typename T>
-JAX_NA_INLINE void pack_rows(const Codec<T>& codec, const Tile& tile, const Chunk& chunk,
+JAX_NA_INLINE bool all_finite(const T* from, int64_t count) {
+  using Int = typename Simd<T>::Int;
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  Int exponent;
+  std::memcpy(&exponent, &kInfinity, sizeof exponent);
+  Mask<T> found{};
+  for (int64_t i = 0; i < count; i += kLanes<T>)  // rows are whole vectors
+    found |= (Mask<T>(load(from + i)) & exponent) == exponent;
+  Int any = 0;
+  for (int i = 0; i < kLanes<T>; ++i) any |= found[i];
+  return any == 0;
+}
+
+// to[line][pitch][width], the chunk's tokens one after the other, padded with zeros to `width`
+// features, a multiple of the lanes. Returns whether all of them are finite.
+template <typename T>
+JAX_NA_INLINE bool pack_rows(const Codec<T>& codec, const Tile& tile, const Chunk& chunk,
                              const Tensor& tensor, int head, T factor, T* to, int pitch,
                              int width) {
+  bool finite = true;
   for_each_stretch(tile, chunk, tensor, head,
                    [&](const std::byte* from, int64_t stride, int count, int line, int column) {
-                     codec.rows(from, stride, count, tensor.depth, factor,
-                                to + (static_cast<int64_t>(line) * pitch + column) * width, width);
+                     T* rows = to + (static_cast<int64_t>(line) * pitch + column) * width;
+                     codec.rows(from, stride, count, tensor.depth, factor, rows, width);
+                     finite = finite && all_finite(rows, static_cast<int64_t>(count) * width);
                    });
+  return finite;
 }
 
 // Packs the tile's own tokens as register groups: to[group][feature][rows], zeros for the tokens
@@ -266,6 +286,28 @@ JAX_NA_INLINE bool meet(const Tile& tile, const Chunk& chunk, int z, int y, int 
     }
   }
   return meeting.line_count > 0;
+}
+
+// accumulate_rows for what a group meets. The tokens that only some rows of a group see have weight
+// 0 for the others, which is not enough where a token is infinite or NaN: then pair by pair.
+template <typename T, int M>
+JAX_NA_INLINE void accumulate_met(const Meeting<T, M>& meeting, bool finite, const T* weights,
+                                  const T* rows, int pitch, int width, T* const* sums) {
+  if (finite)
+    return accumulate_rows<T, M>(weights, meeting.strips, meeting.count(), rows, pitch, width,
+                                 sums);
+  for (int n = 0; n < meeting.count(); ++n, weights += M * kLanes<T>) {
+    const Strip& strip = meeting.strips[n];
+    for (int m = 0; m < M; ++m) {
+      const Mask<T> seen = meeting.masks[n % meeting.per_line][m];
+      for (int i = 0; i < strip.lanes; ++i) {
+        if (seen[i] == 0) continue;
+        const T* row = rows + (static_cast<int64_t>(strip.line) * pitch + strip.column + i) * width;
+        for (int c = 0; c < width; c += kLanes<T>)
+          store(sums[m] + c, load(sums[m] + c) + weights[m * kLanes<T> + i] * load(row + c));
+      }
+    }
+  }
 }
 
 }  // namespace jax_na::JAX_NA_ISA

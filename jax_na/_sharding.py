@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 # Dimensions of the operands, by name: b batch, n kv heads, g query heads of a kv head, all others
 # whole.
+_SLOTS = ("b", "z", "y", "x", "ng", "w")
 _QUERY, _LSE = ("b", "z", "y", "x", "ng", "d"), ("b", "z", "y", "x", "ng")
 _KEY, _ADDITIONAL = ("b", "z", "y", "x", "n", "d"), ("b", "s", "n", "d")
 _BIAS_EACH, _BIAS_SHARED, _ORIGINS = (
@@ -26,8 +27,18 @@ _BIAS_EACH, _BIAS_SHARED, _ORIGINS = (
 def layouts(
     kind: str, bias_batch: int
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
-    """The named dimensions of the operands and results of the "forward" or "backward" call."""
+    """The named dimensions of the operands and results of a call: "forward" or "backward" of
+    attention, or one of the operations of na_qk and na_av (jax_na/_slots.py).
+    """
     bias = _BIAS_EACH if bias_batch > 1 else _BIAS_SHARED
+    if kind == "products":
+        return (_QUERY, _KEY, _ADDITIONAL, bias), (_SLOTS,)
+    if kind == "sums":
+        return (_SLOTS, _KEY, _ADDITIONAL), (_QUERY,)
+    if kind == "transposed":
+        return (_SLOTS, _QUERY), (_KEY, _ADDITIONAL)
+    if kind == "bias_sums":
+        return (_SLOTS,), (_BIAS_EACH,)
     inputs = (_QUERY, _KEY, _KEY, _ADDITIONAL, _ADDITIONAL, bias, _ORIGINS)
     if kind == "forward":
         return inputs, (_QUERY, _LSE)
@@ -46,20 +57,23 @@ def _rule(
     operands: tuple[tuple[str, ...], ...],
     results: tuple[tuple[str, ...], ...],
     group: int,
-    whole_heads: bool,
+    heads_together: bool,
 ) -> tuple[str, dict[str, Any]]:
     """The Shardy rule as text, and its keyword arguments: sizes, and the factors that must be
     replicated.
+
+    With `heads_together` a sharding of query heads is one of key heads and the other way round;
+    without, each keeps its own.
     """
     whole: list[str] = []  # in order of appearance, as Shardy wants them
 
     def factor(tensor: int, axis: int, name: str) -> str:
-        if name == "b" or (name == "n" and not whole_heads):
+        if name in ("b", "n"):
             return name
-        if name == "ng" and not whole_heads:
-            if group > 1 and "g" not in whole:
+        if name == "ng":
+            if group > 1 and heads_together and "g" not in whole:
                 whole.append("g")
-            return "(n g)" if group > 1 else "n"
+            return "n" if group == 1 else "(n g)" if heads_together else "h"
         whole.append(f"w{tensor}_{axis}")  # a factor of its own: nothing is propagated along it
         return whole[-1]
 
@@ -76,7 +90,7 @@ def _rule(
 
 
 def without_explicit_axes(
-    function: Callable[..., Any], results: Any, operands: tuple[jax.Array, ...]
+    function: Callable[..., Any], results: Any, operands: tuple[jax.Array | None, ...]
 ) -> Any:
     """Calls `function` with explicit mesh axes made automatic, so that it need not say how its
     inner steps are laid out.
@@ -103,7 +117,7 @@ def partitioned(
 
     Args:
       function: the call on local shapes.
-      kind: "forward" or "backward".
+      kind: as of :func:`layouts`.
       group: query heads of a key head.
       bias_batch: batch of the bias operand: 0, 1, or that of the query.
       kv_heads: key heads; shards that do not divide them evenly are gathered.
@@ -143,11 +157,11 @@ def partitioned(
 
     def rule(mesh: Any, operand_types: Any, result_types: Any) -> tuple[str, dict[str, Any]]:
         del operand_types, result_types
-        # Where no axis of the mesh divides the key heads (multi-query attention), no shard has a
-        # head of its own.
-        axes = [size for size in mesh.shape.values() if size > 1] if mesh is not None else []
-        whole_heads = group > 1 and bool(axes) and all(kv_heads % size for size in axes)
-        return _rule(operands, results, group, whole_heads)
+        # An axis that splits the query heads but not the key heads would come back cut in two, for
+        # key heads and for their groups, and half a mesh axis has no name here. Which axes are used
+        # is not known yet.
+        axes = mesh.shape.values() if mesh is not None else ()
+        return _rule(operands, results, group, all(kv_heads % size == 0 for size in axes))
 
     wrapped = custom_partitioning(function)
     wrapped.def_partition(

@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
     forward_kernel(const __grid_constant__ Forward arguments, const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;
   constexpr int kTiles = kBlock / 8;
+  constexpr bool kAnySize = kRowTiles == 1;
   constexpr bool kQueryInRegisters = kRowTiles * R::kSteps <= 8;
 
   JAX_NA_SHARED(shared);
@@ -74,15 +75,17 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
     const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
                           problem.axes[2].key_count};
     if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents());
-    if (lane < sweep.warp_count()) work.view[slot][lane] = find_view(sweep, work.warp[lane], stage);
+      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents);
+    const int seeing = ptx::lane();
+    if (seeing < sweep.warp_count)
+      work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
   };
 
   auto find = [&](int step, int table) {
     const int slot = step % kStepsKnown;
     const Step& s = work.steps[slot];
-    find_tokens(sweep, places, shares + slot * sweep.stage_extents(), s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows());
+    find_tokens(sweep, places, shares + slot * sweep.stage_extents, s.tile.line, s.line_begin,
+                tokens + table * sweep.stage_rows);
   };
 
   // The tensors of the streamed side have a row of `features` for each of `heads` heads.
@@ -93,28 +96,32 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
 
   // Where an item's queries are.
   auto own_buffer = [&](const Step& s) {
-    return base + map.stationary + (sweep.buffers == 2 ? s.ordinal % 2 : 0) * map.stationary_bytes;
+    return base + map.stationary +
+           (sweep.own_buffers == 2 ? s.ordinal % 2 : 0) * map.stationary_bytes;
   };
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    const int* stage_tokens = tokens + table * sweep.stage_rows;
     const uint32_t key_to = base + map.stage + 2 * buffer * map.stage_bytes;
-    load_rows<T, kHeadDim, 2>(sweep.stage_rows(),
+    load_rows<T, kHeadDim, 2>(sweep.stage_rows,
                               {source(s.window ? arguments.key : arguments.additional_keys, s.key,
                                       problem.kv_heads, problem.head_dim),
                                source(s.window ? arguments.value : arguments.additional_values,
                                       s.value, problem.kv_heads, problem.value_dim)},
                               {key_to, key_to + map.stage_bytes},
                               [&](int row) { return stage_tokens[row]; });
-    if (s.first)
-      load_rows<T, kHeadDim, 1>(sweep.rows(),
-                                {source(arguments.query, s.query, problem.heads, problem.head_dim)},
-                                {own_buffer(s)}, [&](int row) { return rows[row].token; });
+  };
+
+  auto load_own = [&](int step) {
+    const Step& s = work.steps[step % kStepsKnown];
+    load_rows<T, kHeadDim, 1>(sweep.rows,
+                              {source(arguments.query, s.query, problem.heads, problem.head_dim)},
+                              {own_buffer(s)}, [&](int row) { return rows[row].token; });
   };
 
   auto used_chunks = [&](const Tile& tile) {
-    return ((tile.line > 0 ? tile.line : sweep.tile_size()) + 15) / 16;
+    return ((tile.line > 0 ? tile.line : sweep.tile_size) + 15) / 16;
   };
 
   // What each row sees of a tile, as bits. They stay while a warp has but one tile.
@@ -171,11 +178,12 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
   // Where a lane's half of 32 bytes is in its row of a chunk of columns.
   auto offset_of = [&](const Tile& tile, int chunk, const StreamedLane& at) {
     const int column = 16 * chunk + at.row;
-    return R::chunk_offset(tile.row + (tile.line > 0 ? column : columns.row[column]), at.half);
+    const int row = tile.line == 0 ? columns.row[column] : column < tile.line ? column : 0;
+    return R::chunk_offset(tile.row + row, at.half);
   };
 
-  // A tile of kTiles / 2 chunks of 16 columns goes through the products as a whole; of other tiles
-  // the chunks in use do, one after the other.
+  // A tile goes through the products as a whole, or, where kAnySize, by those of its chunks of 16
+  // columns that are in use.
   auto meet = [&](auto whole, const Step& s, const Tile& tile, int unsure, bool known,
                   uint32_t key) {
     constexpr int kChunks = kTiles / 2, kAtOnce = decltype(whole)::value ? kChunks : 1;
@@ -262,17 +270,16 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
     if (tiles.first(kBlock)) {
       do {
         const Tile& tile = tiles.tile();
-        if (used_chunks(tile) == kTiles / 2)
-          meet(std::true_type(), s, tile, tiles.unsure(), known, key);
-        else
+        if (kAnySize && used_chunks(tile) < kTiles / 2)
           meet(std::false_type(), s, tile, tiles.unsure(), known, key);
+        else
+          meet(std::true_type(), s, tile, tiles.unsure(), known, key);
       } while (tiles.next(kBlock));
     }
     if (s.last) finish(s, own_buffer(s) + own);
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep.buffers, stages.total == 1, describe, find, load,
-            compute);
+  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
 }
 
 }  // namespace jax_na::cuda

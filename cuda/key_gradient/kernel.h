@@ -60,10 +60,10 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
 
   const Stages& stages = work.stages;
   const int steps = own_items(static_cast<int>(problem.batch) * problem.kv_heads * kParts) *
-                    stages.total * problem.group();
-  const float scale = static_cast<float>(problem.scale);
-  const float factor = static_cast<float>(problem.scale * 1.4426950408889634);
-  const float exponent_factor = problem.bias_batch > 0 ? 1.f : factor;
+                    stages.total * sweep.group;
+  // Turns scores into exponents of 2; with a bias scale_scores does it.
+  const float factor =
+      problem.bias_batch > 0 ? 1.f : static_cast<float>(problem.scale * 1.4426950408889634);
 
   Stationary<T, kHeadDim, 1, kInRegisters> key, value;
   float dkey[1][kFeatures / 8][4], dvalue[1][kFeatures / 8][4];
@@ -76,15 +76,17 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
     const int counts[] = {problem.axes[0].query_count, problem.axes[1].query_count,
                           problem.axes[2].query_count};
     if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents());
-    if (lane < sweep.warp_count()) work.view[slot][lane] = find_view(sweep, work.warp[lane], stage);
+      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents);
+    const int seeing = ptx::lane();
+    if (seeing < sweep.warp_count)
+      work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
   };
 
   auto find = [&](int step, int table) {
     const int slot = step % kStepsKnown;
     const Step& s = work.steps[slot];
-    find_tokens(sweep, places, shares + slot * sweep.stage_extents(), s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows());
+    find_tokens(sweep, places, shares + slot * sweep.stage_extents, s.tile.line, s.line_begin,
+                tokens + table * sweep.stage_rows);
   };
 
   // The tensors have a row of `features` for each of `heads` heads.
@@ -96,28 +98,31 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
   // Where an item's keys are; its values follow them.
   auto own_buffer = [&](const Step& s) {
     return base + map.stationary +
-           (sweep.buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
+           (sweep.own_buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
   };
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    const int* stage_tokens = tokens + table * sweep.stage_rows;
     const uint32_t query_to = base + map.stage + 2 * buffer * map.stage_bytes;
-    load_rows<T, kHeadDim, 2>(sweep.stage_rows(),
+    load_rows<T, kHeadDim, 2>(sweep.stage_rows,
                               {source(arguments.query, s.query, problem.heads, problem.head_dim),
                                source(arguments.dout, s.out, problem.heads, problem.value_dim)},
                               {query_to, query_to + map.stage_bytes},
                               [&](int row) { return stage_tokens[row]; });
-    load_scalars(stage_tokens, sweep.stage_rows(), static_cast<const float*>(arguments.lse) + s.lse,
+    load_scalars(stage_tokens, sweep.stage_rows, static_cast<const float*>(arguments.lse) + s.lse,
                  static_cast<const float*>(arguments.workspace) + s.lse, problem.heads,
-                 base + map.scalars + 8 * buffer * sweep.stage_rows());
-    if (s.first)
-      load_rows<T, kHeadDim, 2>(
-          sweep.rows(),
-          {source(arguments.key, s.key, problem.kv_heads, problem.head_dim),
-           source(arguments.value, s.value, problem.kv_heads, problem.value_dim)},
-          {own_buffer(s), own_buffer(s) + map.stationary_bytes},
-          [&](int row) { return rows[row].token; });
+                 base + map.scalars + 8 * buffer * sweep.stage_rows);
+  };
+
+  auto load_own = [&](int step) {
+    const Step& s = work.steps[step % kStepsKnown];
+    load_rows<T, kHeadDim, 2>(
+        sweep.rows,
+        {source(arguments.key, s.key, problem.kv_heads, problem.head_dim),
+         source(arguments.value, s.value, problem.kv_heads, problem.value_dim)},
+        {own_buffer(s), own_buffer(s) + map.stationary_bytes},
+        [&](int row) { return rows[row].token; });
   };
 
   // What each row sees of a tile, as bits. They stay while a warp has but one tile.
@@ -142,7 +147,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
 #pragma unroll
       for (int n = 0; n < 2 * kAtOnce; ++n) {
         const int column = 16 * c + 8 * n + 2 * t + i % 2;
-        scores[n][i] *= factor;
+        scores[n][i] *= static_cast<float>(problem.scale * 1.4426950408889634);
         if (sees_column(c, n, i))
           scores[n][i] = fmaf(s.bias[at + columns.bias[column]], kLog2E, scores[n][i]);
       }
@@ -151,7 +156,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
 
   auto meet = [&](const Step& s, const Tile& tile, int unsure, bool known, uint32_t query,
                   const float2* scalars) {
-    const int chunks = (sweep.tile_size() + 15) / 16;
+    const int chunks = (sweep.tile_size + 15) / 16;
     const int first = kParts == 1 ? 0 : s.part * kFeatures;
     const uint32_t dout = query + map.stage_bytes;
     if (!known) look(tile, unsure);
@@ -182,7 +187,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
             float& score = scores[0][n][2 * r + e];
             float& dscore = cotangents[0][n][2 * r + e];
             const bool sees = sees_column(c, n, 2 * r + e);
-            score = sees ? ptx::exp2(fmaf(score, exponent_factor, -lse)) : 0.f;
+            score = sees ? ptx::exp2(fmaf(score, factor, -lse)) : 0.f;
             dscore = sees ? score * (dscore - of_query.y) : 0.f;
           }
         }
@@ -220,7 +225,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
     }
     const uint32_t query = base + map.stage + 2 * buffer * map.stage_bytes;
     const float2* scalars =
-        reinterpret_cast<const float2*>(shared + map.scalars) + buffer * sweep.stage_rows();
+        reinterpret_cast<const float2*>(shared + map.scalars) + buffer * sweep.stage_rows;
     const bool known = step > 0 && work.warp[warp].only;
     Tiles tiles(sweep, work.warp[warp], s, work.view[step % kStepsKnown][warp], known);
     if (tiles.first(kBlock)) {
@@ -231,13 +236,13 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
     if (!s.last) return;
     const int first = kParts == 1 ? 0 : s.part * kFeatures;
     const uint32_t staging = own_buffer(s) + own;
-    store(dkey[0], scale, arguments.dkey, s.key, staging, problem.head_dim, first);
+    store(dkey[0], static_cast<float>(problem.scale), arguments.dkey, s.key, staging,
+          problem.head_dim, first);
     store(dvalue[0], 1.f, arguments.dvalue, s.value, staging + map.stationary_bytes,
           problem.value_dim, first);
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep.buffers, stages.total == 1, describe, find, load,
-            compute);
+  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
 }
 
 }  // namespace jax_na::cuda

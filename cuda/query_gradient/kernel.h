@@ -72,15 +72,17 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
     const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
                           problem.axes[2].key_count};
     if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents());
-    if (lane < sweep.warp_count()) work.view[slot][lane] = find_view(sweep, work.warp[lane], stage);
+      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents);
+    const int seeing = ptx::lane();
+    if (seeing < sweep.warp_count)
+      work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
   };
 
   auto find = [&](int step, int table) {
     const int slot = step % kStepsKnown;
     const Step& s = work.steps[slot];
-    find_tokens(sweep, places, shares + slot * sweep.stage_extents(), s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows());
+    find_tokens(sweep, places, shares + slot * sweep.stage_extents, s.tile.line, s.line_begin,
+                tokens + table * sweep.stage_rows);
   };
 
   // The tensors of the streamed side have a row of `features` for each of `heads` heads.
@@ -92,26 +94,29 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
   // Where an item's queries are; dout follows them.
   auto own_buffer = [&](const Step& s) {
     return base + map.stationary +
-           (sweep.buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
+           (sweep.own_buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
   };
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    const int* stage_tokens = tokens + table * sweep.stage_rows;
     const uint32_t key_to = base + map.stage + 2 * buffer * map.stage_bytes;
-    load_rows<T, kHeadDim, 2>(sweep.stage_rows(),
+    load_rows<T, kHeadDim, 2>(sweep.stage_rows,
                               {source(s.window ? arguments.key : arguments.additional_keys, s.key,
                                       problem.kv_heads, problem.head_dim),
                                source(s.window ? arguments.value : arguments.additional_values,
                                       s.value, problem.kv_heads, problem.value_dim)},
                               {key_to, key_to + map.stage_bytes},
                               [&](int row) { return stage_tokens[row]; });
-    if (s.first)
-      load_rows<T, kHeadDim, 2>(sweep.rows(),
-                                {source(arguments.query, s.query, problem.heads, problem.head_dim),
-                                 source(arguments.dout, s.out, problem.heads, problem.value_dim)},
-                                {own_buffer(s), own_buffer(s) + map.stationary_bytes},
-                                [&](int row) { return rows[row].token; });
+  };
+
+  auto load_own = [&](int step) {
+    const Step& s = work.steps[step % kStepsKnown];
+    load_rows<T, kHeadDim, 2>(sweep.rows,
+                              {source(arguments.query, s.query, problem.heads, problem.head_dim),
+                               source(arguments.dout, s.out, problem.heads, problem.value_dim)},
+                              {own_buffer(s), own_buffer(s) + map.stationary_bytes},
+                              [&](int row) { return rows[row].token; });
   };
 
   // Two lanes go along each of 16 rows of dout, in shared memory, and of out.
@@ -206,7 +211,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
   };
 
   auto meet = [&](const Step& s, const Tile& tile, int unsure, bool known, uint32_t key) {
-    const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size()) + 15) / 16;
+    const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size) + 15) / 16;
     const bool with_bias = problem.bias_batch > 0 && tile.line == 0;
     if (!known) look(tile, unsure);
 #pragma unroll 1
@@ -286,8 +291,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
                               to, problem.heads * problem.head_dim, problem.head_dim, lane);
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep.buffers, stages.total == 1, describe, find, load,
-            compute);
+  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
 }
 
 }  // namespace jax_na::cuda

@@ -32,7 +32,7 @@ template <int kBlock>
 __device__ void find_columns(const Problem& problem, const Sweep& sweep, int sign,
                              Columns<kBlock>& columns) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const int size = sweep.tile_size();
+  const int size = sweep.tile_size;
   for (int column = threadIdx.x; column < kBlock; column += blockDim.x) {
     int z = column < size ? column : 0;
     const int x = sweep.tile_x.split(z), y = sweep.tile_y.split(z);

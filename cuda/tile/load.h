@@ -5,6 +5,7 @@
 
 #include "cuda/plan.h"
 #include "cuda/ptx/cp_async.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/tile/rows.h"
 #include "cuda/tile/work.h"
 
@@ -53,7 +54,7 @@ __device__ __forceinline__ void load_rows(int rows, const Source (&from)[kSource
 
 // Fills the places of a stage's rows, which depend on the plan alone. Every thread calls it.
 __device__ inline void find_places(const Sweep& sweep, Place* places) {
-  for (int row = threadIdx.x; row < sweep.stage_rows(); row += blockDim.x) {
+  for (int row = threadIdx.x; row < sweep.stage_rows; row += blockDim.x) {
     int z = row;
     const int x = sweep.pitch_x.split(z), y = sweep.stage_y.split(z);
     const bool met = z < sweep.stage[0] && x < sweep.stage[2];
@@ -67,7 +68,7 @@ __device__ inline void find_places(const Sweep& sweep, Place* places) {
 __device__ inline void find_shares(const Sweep& sweep, const Work& work,
                                    const int (&counts)[kMaxRank], const int (&origin)[kMaxRank],
                                    int* shares) {
-  for (int i = threadIdx.x % 32; i < sweep.stage_extents(); i += 32) {
+  for (int i = ptx::lane(); i < sweep.stage_extents; i += 32) {
     const int axis = i < sweep.stage[0] ? 0 : i < sweep.stage[0] + sweep.stage[1] ? 1 : 2;
     const int before = axis == 0 ? 0 : axis == 1 ? sweep.stage[0] : sweep.stage[0] + sweep.stage[1];
     const int position = origin[axis] + i - before;
@@ -80,7 +81,7 @@ __device__ inline void find_shares(const Sweep& sweep, const Work& work,
 // Writes the token of every row of a stage, a box or a line from token `begin` on.
 __device__ __forceinline__ void find_tokens(const Sweep& sweep, const Place* places,
                                             const int* shares, int line, int begin, int* tokens) {
-  for (int row = threadIdx.x; row < sweep.stage_rows(); row += blockDim.x) {
+  for (int row = threadIdx.x; row < sweep.stage_rows; row += blockDim.x) {
     int token = row < line ? begin + row : kZeros;
     if (line == 0) {
       const Place place = places[row];

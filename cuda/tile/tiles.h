@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/plan.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/tile/work.h"
 
 namespace jax_na::cuda {
@@ -21,9 +22,9 @@ class Tiles {
   // Moves to the first tile, of `block` columns where it is of a line; false where there is none.
   __device__ __forceinline__ bool first(int block) {
     if (known_) return true;
-    if (sweep_.streamed()) return (view_ & kMet) != 0;
+    if (sweep_.streamed) return (view_ & kMet) != 0;
     __syncwarp();
-    if (threadIdx.x % 32 == 0) {
+    if (ptx::lane() == 0) {
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a) warp_.next[a] = step_.tile.line > 0 ? 0 : need(a).begin;
     }
@@ -31,22 +32,22 @@ class Tiles {
   }
   // Moves to the next tile; false after the last.
   __device__ __forceinline__ bool next(int block) {
-    return !known_ && !sweep_.streamed() && advance(block);
+    return !known_ && !sweep_.streamed && advance(block);
   }
 
   __device__ __forceinline__ const Tile& tile() const {
-    return sweep_.streamed() ? step_.tile : warp_.tile;
+    return sweep_.streamed ? step_.tile : warp_.tile;
   }
   // The axes along which some row may not see some column, as bits.
   __device__ __forceinline__ int unsure() const {
-    return sweep_.streamed() ? view_ & kAllUnsure : warp_.tile.unsure;
+    return sweep_.streamed ? view_ & kAllUnsure : warp_.tile.unsure;
   }
 
  private:
   __device__ __forceinline__ bool advance(int block) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0)
-      warp_.more = step_.tile.line > 0 ? next_of_line(block) : next_of_box();
+    if (ptx::lane() == 0)
+      warp_.more = step_.tile.line > 0 ? next_of_line(block) : next_of_box(block);
     __syncwarp();
     return warp_.more != 0;
   }
@@ -68,7 +69,7 @@ class Tiles {
     return true;
   }
 
-  __device__ __forceinline__ bool next_of_box() {
+  __device__ __forceinline__ bool next_of_box(int block) {
     Tile tile{};
     bool none = false;
 #pragma unroll
@@ -88,8 +89,7 @@ class Tiles {
       tile.unsure |= sure ? 0 : 1 << a;
     }
     if (none) return false;
-    // Columns behind the last position.
-    if (sweep_.tile_size() % kRowsPerFragment != 0) tile.unsure = kAllUnsure;
+    if (sweep_.tile_size != block) tile.unsure = kAllUnsure;
     warp_.tile = tile;
     int axis = kMaxRank - 1;
     for (; axis > 0; --axis) {
@@ -108,11 +108,13 @@ class Tiles {
   const bool known_;
 };
 
-// What a warp sees of a stage that is one tile: kMet and the axes that are unsure, as bits.
+// What a warp sees of a stage that is one tile, of `block` columns: kMet and the axes that are
+// unsure, as bits.
 __device__ __forceinline__ int find_view(const Sweep& sweep, const WarpWork& warp,
-                                         const Tile& stage) {
-  if (stage.line > 0) return kMet | (stage.line == sweep.stage_rows() ? 0 : kAllUnsure);
-  int view = kMet | (sweep.tile_size() % kRowsPerFragment == 0 ? 0 : kAllUnsure);
+                                         const Tile& stage, int block) {
+  // Columns behind the last position, or token, are seen by nobody.
+  if (stage.line > 0) return kMet | (stage.line == block ? 0 : kAllUnsure);
+  int view = kMet | (sweep.tile_size == block ? 0 : kAllUnsure);
 #pragma unroll
   for (int a = 0; a < kMaxRank; ++a) {
     const int begin = stage.origin[a], end = begin + sweep.stage[a];

@@ -5,6 +5,7 @@
 
 #include "cuda/plan.h"
 #include "cuda/ptx/cp_async.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/tile/bias.h"
 #include "cuda/tile/work.h"
 
@@ -20,7 +21,7 @@ __device__ __forceinline__ int own_items(int count) {
 // item is a key head, and goes through the stages of all its query heads.
 __device__ inline Step find_step(const Problem& problem, const Sweep& sweep, const void* bias,
                                  const Stages& stages, int index, Side stationary, int parts) {
-  const int heads_of_item = stationary == Side::kQueries ? 1 : problem.group();
+  const int heads_of_item = stationary == Side::kQueries ? 1 : sweep.group;
   const int steps = stages.total * heads_of_item;
   const int of_item = index % steps, stage = of_item % stages.total;
   Step step;
@@ -34,7 +35,7 @@ __device__ inline Step find_step(const Problem& problem, const Sweep& sweep, con
   step.part = item % parts;
   const int head =
       stationary == Side::kQueries ? item : item / parts * heads_of_item + of_item / stages.total;
-  const int kv_head = head / problem.group();
+  const int kv_head = head / sweep.group;
   step.window = stage < stages.windows;
   step.line_begin = (stage - stages.windows) * stages.line_rows;
   step.tile = Tile{};
@@ -84,7 +85,7 @@ __device__ __forceinline__ void next_stage(const Problem& problem, const Sweep& 
 __device__ __forceinline__ void describe_step(const Problem& problem, const Sweep& sweep,
                                               const void* bias, int index, Side stationary,
                                               int parts, Work& work) {
-  const int lane = threadIdx.x % 32;
+  const int lane = ptx::lane();
   Step& step = work.steps[index % kStepsKnown];
   const Step& before = work.steps[(index + kStepsKnown - 1) % kStepsKnown];
   if (index >= kStepsKnown - 1 && has_next_stage(work.stages, before)) {
@@ -101,7 +102,7 @@ __device__ __forceinline__ void describe_step(const Problem& problem, const Swee
 
 __device__ __forceinline__ void set_progress(Progress& at, int step, int steps) {
   __syncwarp();
-  if (threadIdx.x % 32 == 0) {
+  if (ptx::lane() == 0) {
     at.step = step;
     at.steps = steps;
   }
@@ -110,42 +111,51 @@ __device__ __forceinline__ void set_progress(Progress& at, int step, int steps) 
 
 // Runs `steps` steps of a CTA, counted in `at`, which is the warp's own. `describe(step)` leaves
 // what a step is where all threads find it; one warp calls it, in turn. `find(step, table)` writes
-// the step's tokens to one of two tables, `load(step, table, buffer)` starts its copies, and
+// the step's tokens to one of two tables, `load(step, table, buffer)` starts its copies,
+// `load_own(step)` those of the stationary side where the step is the first of an item, and
 // `compute(step, buffer)` works on them. With two buffers the copies of a step run under the
 // computation of the one before. Where all steps have the same tokens they are found once. Every
 // thread calls it.
-template <typename Describe, typename Find, typename Load, typename Compute>
-__device__ __forceinline__ void run_steps(Progress& at, int steps, int buffers, bool same_tokens,
-                                          Describe describe, Find find, Load load,
+template <typename Describe, typename Find, typename Load, typename LoadOwn, typename Compute>
+__device__ __forceinline__ void run_steps(Progress& at, int steps, const Sweep& sweep, Work& work,
+                                          Describe describe, Find find, Load load, LoadOwn load_own,
                                           Compute compute) {
+  auto same_tokens = [&] { return work.stages.total == 1; };
   auto in_turn = [&](int step) {
     if ((threadIdx.x & ~31u) == (32 * step & (blockDim.x - 1)) && step < at.steps) describe(step);
   };
-  auto load_next = [&](int step) {
-    if (step + 1 < at.steps) {
-      load(step + 1, same_tokens ? 0 : (step + 1) & 1, buffers == 2 ? (step + 1) & 1 : 0);
-      ptx::cp_async_commit();
-    }
+  auto load_streamed = [&](int step) {
+    load(step, same_tokens() ? 0 : step & 1, sweep.buffers == 2 ? step & 1 : 0);
   };
+  auto begins_item = [&](int step) { return work.steps[step % kStepsKnown].first != 0; };
+
   set_progress(at, 0, steps);
   for (int step = 0; step < 3; ++step) in_turn(step);
   __syncthreads();
   find(0, 0);
-  if (!same_tokens && at.steps > 1) find(1, 1);
+  if (!same_tokens() && at.steps > 1) find(1, 1);
   __syncthreads();
-  load(0, 0, 0);
+  load_streamed(0);
+  load_own(0);
   ptx::cp_async_commit();
   for (; at.step < at.steps; set_progress(at, at.step + 1, at.steps)) {
     ptx::cp_async_wait<0>();
     // Everybody's copies have come, and nobody reads what the next ones overwrite.
     __syncthreads();
-    if (buffers == 2) load_next(at.step);
-    if (!same_tokens && at.step + 2 < at.steps) find(at.step + 2, at.step & 1);
+    if (sweep.buffers == 2 && at.step + 1 < at.steps) {
+      load_streamed(at.step + 1);
+      if (sweep.own_buffers == 2 && begins_item(at.step + 1)) load_own(at.step + 1);
+      ptx::cp_async_commit();
+    }
+    if (!same_tokens() && at.step + 2 < at.steps) find(at.step + 2, at.step & 1);
     in_turn(at.step + 3);
-    compute(at.step, buffers == 2 ? at.step & 1 : 0);
-    if (buffers == 1) {
+    compute(at.step, sweep.buffers == 2 ? at.step & 1 : 0);
+    if (at.step + 1 < at.steps &&
+        (sweep.buffers == 1 || (sweep.own_buffers == 1 && begins_item(at.step + 1)))) {
       __syncthreads();
-      load_next(at.step);
+      if (sweep.buffers == 1) load_streamed(at.step + 1);
+      if (begins_item(at.step + 1)) load_own(at.step + 1);
+      ptx::cp_async_commit();
     }
   }
 }
