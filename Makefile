@@ -1,6 +1,7 @@
 # The two commands of the README, and the developers' ones. Each sets up .venv as it needs it.
 #
 #   make train    trains the example; make test    runs the tests
+#   make denoise  trains the second example, on photographs
 #   make lint | format | bench | wheel | clean
 #
 # PYTHON=python3.12 chooses the interpreter (3.11 or later); ARGS="..." is handed to the command
@@ -18,7 +19,7 @@ CXX_FILES := $(shell find $(CXX_DIRECTORIES) -name '*.h' -o -name '*.cc' -o -nam
 CMAKE_FILES := CMakeLists.txt $(wildcard cuda/*.cmake)
 PYTHON_DIRECTORIES := $(wildcard jax_na tests examples benchmarks bazel .ci)
 
-.PHONY: help train test bench lint format wheel clean
+.PHONY: help train denoise test bench lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +27,9 @@ help:
 
 train: $(VENV)/examples.stamp
 	$(VENV)/bin/python examples/train_digits.py $(ARGS)
+
+denoise: $(VENV)/examples.stamp
+	$(VENV)/bin/python examples/denoise.py $(ARGS)
 
 test: $(VENV)/test.stamp
 	$(VENV)/bin/pytest $(ARGS)

@@ -17,6 +17,8 @@
 #ifdef JAX_NA_CUDA
 #include "cuda/handlers.h"
 #include "cuda/launch.h"
+#include "cuda/naive/naive.h"
+#include "cuda/naive/unfused.h"
 #endif
 
 namespace nb = nanobind;
@@ -72,9 +74,10 @@ jax_na::Problem problem_of(int64_t batch, int heads, int kv_heads, int head_dim,
                            int additional, const Triple& length, const Triple& window,
                            const Triple& stride, const Triple& dilation,
                            const std::array<bool, jax_na::kMaxRank>& causal,
-                           const std::array<std::string, jax_na::kMaxRank>& boundary) {
+                           const std::array<std::string, jax_na::kMaxRank>& boundary,
+                           int bias_batch) {
   if (batch < 1 || kv_heads < 1 || heads < kv_heads || head_dim < 1 || value_dim < 1 ||
-      additional < 0)
+      additional < 0 || bias_batch < 0)
     throw std::invalid_argument("the sizes of the problem should be positive");
   jax_na::Problem problem;
   problem.batch = batch;
@@ -83,6 +86,7 @@ jax_na::Problem problem_of(int64_t batch, int heads, int kv_heads, int head_dim,
   problem.head_dim = head_dim;
   problem.value_dim = value_dim;
   problem.additional = additional;
+  problem.bias_batch = bias_batch;
   for (int a = 0; a < jax_na::kMaxRank; ++a)
     problem.axes[a] = axis_of(length[a], window[a], stride[a], dilation[a], causal[a], boundary[a]);
   return problem;
@@ -136,9 +140,21 @@ NB_MODULE(_core, m) {
 #ifdef JAX_NA_CUDA
         if (platform == "cuda") {
           handlers["jax_na_cuda_fused_forward"] =
-              stages(jax_na_cuda_fused_forward, jax_na_cuda_initialize);
+              stages(jax_na_cuda_fused_forward, jax_na_cuda_fused_initialize);
           handlers["jax_na_cuda_fused_backward"] =
-              stages(jax_na_cuda_fused_backward, jax_na_cuda_initialize);
+              stages(jax_na_cuda_fused_backward, jax_na_cuda_fused_initialize);
+          handlers["jax_na_cuda_naive_forward"] =
+              stages(jax_na_cuda_naive_forward, jax_na_cuda_naive_initialize);
+          handlers["jax_na_cuda_naive_backward"] =
+              stages(jax_na_cuda_naive_backward, jax_na_cuda_naive_initialize);
+          handlers["jax_na_cuda_unfused_products"] =
+              stages(jax_na_cuda_unfused_products, jax_na_cuda_unfused_initialize);
+          handlers["jax_na_cuda_unfused_sums"] =
+              stages(jax_na_cuda_unfused_sums, jax_na_cuda_unfused_initialize);
+          handlers["jax_na_cuda_unfused_transposed"] =
+              stages(jax_na_cuda_unfused_transposed, jax_na_cuda_unfused_initialize);
+          handlers["jax_na_cuda_unfused_bias_sums"] =
+              stages(jax_na_cuda_unfused_bias_sums, jax_na_cuda_unfused_initialize);
         }
 #endif
         return handlers;
@@ -200,7 +216,7 @@ NB_MODULE(_core, m) {
       .def_static("of", problem_of, nb::arg("batch"), nb::arg("heads"), nb::arg("kv_heads"),
                   nb::arg("head_dim"), nb::arg("value_dim"), nb::arg("additional"),
                   nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"),
-                  nb::arg("is_causal"), nb::arg("boundary"));
+                  nb::arg("is_causal"), nb::arg("boundary"), nb::arg("bias_batch") = 0);
   m.def("cpu_plan", plan_of, nb::arg("which"), nb::arg("problem"), nb::arg("bytes"),
         "The plan of one pass of the CPU kernels.");
 #ifdef JAX_NA_CUDA
@@ -211,6 +227,23 @@ NB_MODULE(_core, m) {
         return jax_na::cuda::fused_backward_workspace(problem);
       },
       nb::arg("problem"), "Bytes of scratch space that the fused CUDA backward pass needs.");
+  m.def(
+      "cuda_naive_backward_workspace",
+      [](const jax_na::Problem& problem, bool float64) {
+        return jax_na::cuda::naive_backward_workspace(
+            problem, float64 ? jax_na::Stored::kFloat64 : jax_na::Stored::kFloat32);
+      },
+      nb::arg("problem"), nb::arg("float64"),
+      "Bytes of scratch space that the naive CUDA backward pass needs.");
+  m.def(
+      "cuda_unfused_workspaces",
+      [](const jax_na::Problem& problem, bool float64) {
+        const auto stored = float64 ? jax_na::Stored::kFloat64 : jax_na::Stored::kFloat32;
+        return std::make_pair(jax_na::cuda::unfused_transposed_workspace(problem, stored),
+                              jax_na::cuda::unfused_bias_sums_workspace(problem, stored));
+      },
+      nb::arg("problem"), nb::arg("float64"),
+      "Bytes of scratch space that the custom calls \"transposed\" and \"bias_sums\" need.");
 #else
   m.attr("has_cuda") = false;
 #endif

@@ -27,14 +27,15 @@ set(architectures
   "SHELL:-gencode arch=compute_80,code=sm_80" "SHELL:-gencode arch=compute_90,code=[sm_90,compute_90]")
 
 # One object library for each pass and element type: the instances of one file, from the table in
-# cuda/instances.h.
+# cuda/instances.h. To spill registers is an error, but where the products of float32 take all of
+# them: there a few counters go to local memory.
 function(jax_na_cuda_kernels name source)
   add_library(jax_na_cuda_${name} OBJECT ${source})
   target_include_directories(jax_na_cuda_${name} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
   target_compile_definitions(jax_na_cuda_${name} PRIVATE ${ARGN})
   target_compile_options(jax_na_cuda_${name} PRIVATE
     --expt-relaxed-constexpr -O3 ${architectures} -Xfatbin=-compress-all
-    "SHELL:-Xptxas -warn-lmem-usage,-warn-spills"
+    $<$<NOT:$<IN_LIST:JAX_NA_TABLE=32_BIT,${ARGN}>>:-Xptxas=-warn-lmem-usage,-warn-spills>
     $<$<BOOL:${JAX_NA_WERROR}>:--Werror=all-warnings>)
   set_target_properties(jax_na_cuda_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_sources(_core PRIVATE $<TARGET_OBJECTS:jax_na_cuda_${name}>)
@@ -49,8 +50,12 @@ foreach(pass forward query_gradient key_gradient)
     JAX_NA_ELEMENT=float JAX_NA_TABLE=32_BIT)
 endforeach()
 jax_na_cuda_kernels(additional_gradient cuda/additional_gradient.cu)
+foreach(pass forward query_gradient key_gradient sum_parts unfused)
+  jax_na_cuda_kernels(naive_${pass} cuda/naive/${pass}.cu)
+endforeach()
 
-target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/plan.cc)
+target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/naive/naive.cc
+  cuda/naive/handlers.cc cuda/plan.cc ffi/unfused_arguments.cc)
 target_compile_definitions(_core PRIVATE JAX_NA_CUDA)
 target_include_directories(_core SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 # The runtime comes along, without its symbols, so that the library loads where there is no CUDA.

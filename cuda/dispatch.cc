@@ -99,7 +99,7 @@ Choice search(const std::vector<Instance>& instances, Pass pass, const Problem& 
   if (best.instance != nullptr) {
     int resident = 0;
     if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, best.instance->kernel,
-                                                      32 * best.sweep.warp_count(),
+                                                      32 * best.sweep.warp_count,
                                                       best.sweep.map.total) != cudaSuccess)
       resident = 1;
     const int64_t items = items_of(problem, pass, *best.instance);
@@ -167,7 +167,7 @@ std::string dispatch(const std::vector<Instance>& instances, Pass pass, const Pr
   void* parameters[] = {const_cast<void*>(arguments), const_cast<Sweep*>(&choice.sweep)};
   const cudaError_t status = cudaLaunchKernel(
       choice.instance->kernel, dim3(static_cast<unsigned>(boxes), choice.sweep.sharers),
-      dim3(32 * choice.sweep.warp_count()), parameters, choice.sweep.map.total, stream);
+      dim3(32 * choice.sweep.warp_count), parameters, choice.sweep.map.total, stream);
   if (status != cudaSuccess)
     return what(status, "launching a fused kernel") + " (" + describe(problem) + ", " +
            str(choice.sweep) + ")";

@@ -2,10 +2,11 @@
 
 #include <cuda_runtime_api.h>
 
-#include <exception>
 #include <string>
 
+#include "cuda/guarded.h"
 #include "cuda/launch.h"
+#include "cuda/naive/naive.h"
 #include "ffi/arguments.h"
 #include "ffi/bindings.h"
 
@@ -18,28 +19,13 @@ using ffi::Error;
 using Result = ffi::Result<AnyBuffer>;
 using Entries = ffi::Span<const int64_t>;
 
-// Runs `call`, which returns an empty text or what is wrong. An exception must not cross the C
-// boundary to XLA.
-template <typename Call>
-Error guarded(Call call) {
-  try {
-    const std::string wrong = call();
-    return wrong.empty() ? Error::Success() : Error::Internal("jax_na: " + wrong);
-  } catch (const std::exception& e) {
-    return Error::Internal(std::string("jax_na: ") + e.what());
-  }
-}
-
+template <auto kLoad>
 Error initialize() {
-  return guarded(load_kernels);
+  return guarded(kLoad);
 }
 
-// XLA aligns what it allocates; the kernels copy 16 bytes at a time.
-std::string check_alignment(std::initializer_list<const void*> pointers) {
-  for (const void* pointer : pointers)
-    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0)
-      return "a tensor is not aligned to 16 bytes";
-  return "";
+int64_t fused_workspace(const Problem& problem, Stored) {
+  return fused_backward_workspace(problem);
 }
 
 template <auto kLaunch>
@@ -100,7 +86,7 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
     }
     return Error::Success();
   }
-  const int64_t needed = kWorkspace(arguments.problem);
+  const int64_t needed = kWorkspace(arguments.problem, arguments.stored);
   if (static_cast<int64_t>(workspace->size_bytes()) < needed)
     return Error::InvalidArgument("jax_na: the workspace should have " + std::to_string(needed) +
                                   " bytes, but has " + std::to_string(workspace->size_bytes()));
@@ -134,8 +120,9 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
 }  // namespace
 }  // namespace jax_na::cuda
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_initialize, jax_na::cuda::initialize,
-                              xla::ffi::Ffi::BindInitialize());
+#define JAX_NA_DEFINE_INITIALIZE(name, load)                                        \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, jax_na::cuda::initialize<jax_na::cuda::load>, \
+                                xla::ffi::Ffi::BindInitialize())
 
 // Captured into CUDA graphs: the handlers neither allocate nor wait.
 #define JAX_NA_DEFINE_FORWARD(name, launch)                                           \
@@ -155,5 +142,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_initialize, jax_na::cuda::initialize,
           .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"),                             \
       {xla::ffi::Traits::kCmdBufferCompatible})
 
+JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_fused_initialize, load_kernels);
 JAX_NA_DEFINE_FORWARD(jax_na_cuda_fused_forward, fused_forward);
-JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_backward_workspace);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_workspace);
+
+JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_naive_initialize, load_naive_kernels);
+JAX_NA_DEFINE_FORWARD(jax_na_cuda_naive_forward, naive_forward);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_naive_backward, naive_backward, naive_backward_workspace);

@@ -9,11 +9,12 @@
 // bfloat16 and float16
 #define JAX_NA_FORWARD_16_BIT(X) \
   X(32, 1, 112, kPlain)          \
+  X(32, 2, 64, kPlain)           \
   X(64, 1, 64, kPlain)           \
   X(64, 2, 64, kPlain)           \
-  X(96, 2, 64, kPlain)           \
+  X(96, 2, 32, kPlain)           \
   X(128, 1, 64, kPlain)          \
-  X(128, 2, 64, kPlain)          \
+  X(128, 2, 32, kPlain)          \
   X(256, 1, 64, kPlain)
 
 // float32
@@ -21,11 +22,11 @@
   X(32, 1, 64, kPlain)           \
   X(64, 1, 64, kPlain)           \
   X(128, 1, 64, kPlain)          \
-  X(256, 1, 32, kPlain)          \
+  X(256, 1, 16, kPlain)          \
   X(32, 1, 64, kSplit)           \
   X(64, 1, 64, kSplit)           \
-  X(128, 1, 64, kSplit)          \
-  X(256, 1, 32, kSplit)
+  X(128, 1, 32, kSplit)          \
+  X(256, 1, 16, kSplit)
 
 // X(head_dim, row_tiles, block, products)
 #define JAX_NA_QUERY_GRADIENT_16_BIT(X) \
@@ -38,11 +39,11 @@
   X(32, 1, 64, kPlain)                  \
   X(64, 1, 64, kPlain)                  \
   X(128, 1, 64, kPlain)                 \
-  X(256, 1, 32, kPlain)                 \
+  X(256, 1, 16, kPlain)                 \
   X(32, 1, 64, kSplit)                  \
   X(64, 1, 64, kSplit)                  \
   X(128, 1, 64, kSplit)                 \
-  X(256, 1, 32, kSplit)
+  X(256, 1, 16, kSplit)
 
 // X(head_dim, block, products)
 #define JAX_NA_KEY_GRADIENT_16_BIT(X) \
@@ -55,11 +56,11 @@
   X(32, 64, kPlain)                   \
   X(64, 64, kPlain)                   \
   X(128, 64, kPlain)                  \
-  X(256, 32, kPlain)                  \
+  X(256, 16, kPlain)                  \
   X(32, 64, kSplit)                   \
   X(64, 64, kSplit)                   \
   X(128, 64, kSplit)                  \
-  X(256, 32, kSplit)
+  X(256, 16, kSplit)
 
 // JAX_NA_TABLE is 16_BIT or 32_BIT, as the build says for the element type that it compiles.
 #define JAX_NA_JOIN(a, b, c) a##b##_##c

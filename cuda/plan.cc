@@ -77,6 +77,7 @@ constexpr double kClocksPerTile = 30.0;        // a warp's own work for a tile
 constexpr double kClocksPerStage = 250.0;      // two barriers and a wait
 constexpr double kClocksPerStart = 3000.0;     // of a CTA, before its first item
 constexpr double kClocksPerItem = 200.0;
+constexpr double kClocksPerOwnLoad = 1500.0;  // an item's stationary rows, where nothing covers it
 constexpr int kSms = 132;
 
 struct Search {
@@ -98,25 +99,29 @@ struct Search {
   SharedMap lay_out(const Sweep& sweep) const {
     auto align = [](int bytes) { return (bytes + 127) / 128 * 128; };
     const int tensors = pass == Pass::kForward ? 1 : 2;  // stationary ones
-    const int scalars = pass == Pass::kKeyGradient ? sweep.buffers * sweep.stage_rows() * 8 : 0;
+    const int scalars = pass == Pass::kKeyGradient ? sweep.buffers * sweep.stage_rows * 8 : 0;
     SharedMap map;
-    map.stationary_bytes = sweep.rows() * row_bytes();
-    map.stage = map.stationary + sweep.buffers * tensors * map.stationary_bytes;
-    map.stage_bytes = align(sweep.stage_rows() * row_bytes());
+    map.stationary_bytes = sweep.rows * row_bytes();
+    map.stage = map.stationary + sweep.own_buffers * tensors * map.stationary_bytes;
+    map.stage_bytes = align(sweep.stage_rows * row_bytes());
     map.scalars = map.stage + 2 * sweep.buffers * map.stage_bytes;
     map.tokens = map.scalars + align(scalars);
-    map.columns = map.tokens + align(2 * sweep.stage_rows() * static_cast<int>(sizeof(int)));
+    map.places = map.tokens + align(2 * sweep.stage_rows * static_cast<int>(sizeof(int)));
+    map.shares = map.places + align(sweep.stage_rows * static_cast<int>(sizeof(Place)));
+    map.columns =
+        map.shares + align(kStepsKnown * sweep.stage_extents * static_cast<int>(sizeof(int)));
     map.rows = map.columns + align(limits.columns_bytes);
-    map.work = map.rows + align(sweep.rows() * static_cast<int>(sizeof(RowWork)));
+    map.work = map.rows + align(sweep.rows * static_cast<int>(sizeof(RowWork)));
     map.total = map.work + align(static_cast<int>(sizeof(Work)));
     return map;
   }
 
   void consider(Sweep sweep) {
     const bool forward = pass == Pass::kForward;
+    sweep.set_sizes();
     sweep.map = lay_out(sweep);
     if (sweep.map.total > limits.shared_bytes) return;
-    const int warps = sweep.warp_count();
+    const int warps = sweep.warp_count;
     const double items = static_cast<double>(problem.batch) *
                          (pass == Pass::kKeyGradient ? problem.kv_heads : problem.heads);
     double boxes = 1, stages = 1, tiles = 1;
@@ -130,7 +135,7 @@ struct Search {
       tiles *= whole ? std::max(1.0, (need + sweep.tile[a] - 1) / sweep.tile[a])
                      : std::min(std::max(1.0, met.mean / sweep.stage[a]), need / sweep.tile[a]) + 1;
     }
-    const double chunks = div_up(sweep.tile_size(), 16);
+    const double chunks = div_up(sweep.row_tiles > 1 ? limits.block : sweep.tile_size, 16);
     const double steps = limits.head_dim * limits.element_bytes / 32.0;
     const double products = (forward ? 2 : pass == Pass::kQueryGradient ? 3 : 4) * 2 * steps;
     const double matrix = sweep.row_tiles * products * kClocksPerProduct;
@@ -147,6 +152,7 @@ struct Search {
     const double share = std::max(1.0, std::min(boxes * items / (kSms * resident), items));
     double cost = compute + loaded * (0.5 + exposed) + stages * kClocksPerStage / resident +
                   (kClocksPerItem + kClocksPerStart / share) / resident;
+    if (sweep.own_buffers < sweep.buffers) cost += kClocksPerOwnLoad / resident;
     if (resident * warps < 8) cost *= 1.0 + 0.1 * (8 - resident * warps);
     cost *= std::max(boxes * items / kSms, 1.0);
     if (cost < best_cost) {
@@ -165,7 +171,7 @@ struct Search {
     }
     const int64_t rows = static_cast<int64_t>(sweep.stage[0]) * sweep.stage[1] * sweep.stage[2];
     if (rows * 2 * row_bytes() > limits.shared_bytes) return;
-    sweep.buffers = 1;
+    sweep.buffers = sweep.own_buffers = 1;
     int fewest = -1;
     for (int cz = 1; cz <= need[0]; ++cz) {
       for (int cy = 1; cy <= need[1]; ++cy) {
@@ -189,7 +195,7 @@ struct Search {
       if (padded.pitch <= sweep.stage[2] + sweep.stage[2] / 3) sweep = padded;
     }
     consider(sweep);
-    sweep.buffers = 2;
+    sweep.buffers = sweep.own_buffers = 2;
     consider(sweep);
   }
 
@@ -210,7 +216,7 @@ struct Search {
         }
         if (!fits) continue;
         sweep.pitch = sweep.stage[2];
-        consider(sweep);
+        for (sweep.own_buffers = 1; sweep.own_buffers <= 2; ++sweep.own_buffers) consider(sweep);
       }
     }
   }
@@ -265,17 +271,18 @@ double make_sweep(const Problem& problem, Pass pass, const KernelLimits& limits,
   sweep.pitch_x = FastDiv(sweep.pitch);
   sweep.tile_y = FastDiv(sweep.tile[1]);
   sweep.tile_x = FastDiv(sweep.tile[2]);
+  sweep.group = problem.group();
   return search.best_cost;
 }
 
 std::string str(const Sweep& s) {
   char text[256];
   std::snprintf(text, sizeof text,
-                "warp %dx%dx%d, warps %dx%dx%d, boxes %dx%dx%d, stage %dx%dx%d pitch %d x%d, "
+                "warp %dx%dx%d, warps %dx%dx%d, boxes %dx%dx%d, stage %dx%dx%d pitch %d x%d/%d, "
                 "tile %dx%dx%d, row tiles %d, sharers %d",
                 s.warp_box[0], s.warp_box[1], s.warp_box[2], s.warps[0], s.warps[1], s.warps[2],
                 s.boxes[0], s.boxes[1], s.boxes[2], s.stage[0], s.stage[1], s.stage[2], s.pitch,
-                s.buffers, s.tile[0], s.tile[1], s.tile[2], s.row_tiles, s.sharers);
+                s.buffers, s.own_buffers, s.tile[0], s.tile[1], s.tile[2], s.row_tiles, s.sharers);
   return text;
 }
 

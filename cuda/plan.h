@@ -26,6 +26,7 @@ struct Sweep {
   int tile[kMaxRank] = {1, 1, 1};      // streamed positions that a warp meets at a time
   int pitch = 1;                       // rows of shared memory from a line of a stage to the next
   int buffers = 1;                     // stages in shared memory: 2 where a CTA meets several
+  int own_buffers = 1;                 // items whose stationary rows are in shared memory
   int row_tiles = 1;                   // fragments of 16 rows in a warp
   FastDiv box_y, box_x;                // warp_box[1], warp_box[2]
   FastDiv boxes_z, boxes_y, boxes_x;
@@ -33,25 +34,36 @@ struct Sweep {
   FastDiv stage_y, pitch_x;
   FastDiv tile_y, tile_x;
   FastDiv heads;    // items of a batch entry
+  int group = 1;    // query heads of a key head
   int sharers = 1;  // CTAs that share the items of a box
   SharedMap map;
 
+  // Of the extents above, for kernels to read. set_sizes() finds them.
+  int warp_count = 1;
+  int rows = 0;           // stationary rows of a CTA, whole fragments
+  int tile_size = 1;      // positions of a tile
+  int stage_rows = 0;     // rows of one buffered stage, whole fragments
+  int stage_extents = 3;  // sum over the axes
+  int streamed = 0;       // whether a stage is one tile, for all warps
+
+  void set_sizes() {
+    warp_count = warps[0] * warps[1] * warps[2];
+    rows = warp_count * warp_rows();
+    tile_size = tile[0] * tile[1] * tile[2];
+    stage_rows =
+        (stage[0] * stage[1] * pitch + kRowsPerFragment - 1) / kRowsPerFragment * kRowsPerFragment;
+    stage_extents = stage[0] + stage[1] + stage[2];
+    streamed = tile[0] == stage[0] && tile[1] == stage[1] && tile[2] == stage[2];
+  }
+
   JAX_NA_INLINE int box(int axis) const { return warp_box[axis] * warps[axis]; }
-  JAX_NA_INLINE int warp_count() const { return warps[0] * warps[1] * warps[2]; }
   JAX_NA_INLINE int warp_rows() const { return kRowsPerFragment * row_tiles; }
-  JAX_NA_INLINE int rows() const { return warp_count() * warp_rows(); }
-  JAX_NA_INLINE int tile_size() const { return tile[0] * tile[1] * tile[2]; }
   // Boxes of all dilation groups.
   int64_t all_boxes(const Problem& problem) const {
     int64_t all = 1;
     for (int a = 0; a < kMaxRank; ++a)
       all *= static_cast<int64_t>(boxes[a]) * problem.axes[a].dilation;
     return all;
-  }
-  // Rows of one buffered stage, whole fragments.
-  JAX_NA_INLINE int stage_rows() const {
-    return (stage[0] * stage[1] * pitch + kRowsPerFragment - 1) / kRowsPerFragment *
-           kRowsPerFragment;
   }
 };
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,19 +20,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from flax import nnx
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
 import jax_na
 from jax_na.models import NAT, NATConfig
+from pictures import ACCENT, FAINT, INK, SECOND, bare, draw_curves, picture
+from training import Recipe, Trainer, add_arguments, describe, start
 
 HELD_OUT = 360
 
@@ -95,40 +92,17 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     return jax.vmap(one)(jax.random.split(key, len(images)), images)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a run trains, apart from its data."""
-
-    steps: int
-    learning_rate: float
-    seed: int
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """AdamW that warms up and decays; only matrices and kernels lose weight."""
-        peak, warm_up = self.learning_rate, max(self.steps // 10, 1)
-        schedule = optax.warmup_cosine_decay_schedule(
-            0.0, peak, warm_up, max(self.steps, warm_up + 1), 0.01 * peak
-        )
-        decay = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
-        return optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.05, mask=decay)
-        )
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def update(graph: Any, recipe: Recipe, state: Any, images: jax.Array, labels: jax.Array) -> Any:
     """One step on a batch; returns the new state, and the loss of the old one."""
-    images = augment(jax.random.fold_in(jax.random.key(recipe.seed), state["step"]), images)
+    images = augment(recipe.key(state["step"]), images)
 
     def loss_fn(params):
         logits = nnx.merge(graph, nnx.State(params))(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, CONFIG.num_classes), 0.1)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
-    loss, grads = jax.value_and_grad(loss_fn)(state["params"])
-    updates, moments = recipe.optimizer().update(grads, state["moments"], state["params"])
-    params = optax.apply_updates(state["params"], updates)
-    return {"step": state["step"] + 1, "params": params, "moments": moments}, loss
+    return recipe.advance(state, loss_fn)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -137,11 +111,8 @@ def probabilities_of(graph: Any, params: Any, images: jax.Array) -> jax.Array:
     return jax.nn.softmax(nnx.merge(graph, nnx.State(params))(images))
 
 
-class Trainer:
-    """A model in training.
-
-    All that changes is one pytree, `state`: the step, the parameters and the optimiser's moments.
-    """
+class DigitsTrainer(Trainer):
+    """A NAT that learns digits."""
 
     def __init__(self, recipe: Recipe, implementation: str | None):
         model = NAT(
@@ -150,30 +121,7 @@ class Trainer:
             implementation=implementation,
             rngs=nnx.Rngs(recipe.seed),
         )
-        self.recipe = recipe
-        self.graph, params = nnx.split(model, nnx.Param)
-        params = nnx.to_pure_dict(params)
-        state = {
-            "step": jnp.zeros((), jnp.int32),
-            "params": params,
-            "moments": recipe.optimizer().init(params),
-        }
-        # Bound to a device, as a restored state is: one compiled step serves both.
-        self.state = jax.device_put(state, jax.devices()[0])
-
-    @property
-    def step(self) -> int:
-        """Number of updates so far."""
-        return int(self.state["step"])
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.state["params"]))
-
-    def model(self) -> NAT:
-        """The model as it is now."""
-        return nnx.merge(self.graph, nnx.State(self.state["params"]))
+        super().__init__(recipe, model)
 
     def train(self, images: np.ndarray, labels: np.ndarray) -> jax.Array:
         """One step; returns its loss without waiting for it."""
@@ -185,59 +133,13 @@ class Trainer:
         return np.asarray(probabilities_of(self.graph, self.state["params"], images))
 
 
-class Checkpoints:
-    """The last three states of a run with its curves, in `folder`."""
-
-    def __init__(self, folder: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=3, create=True)
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
-
-    def latest(self) -> int | None:
-        """Step of the newest checkpoint, None if there is none."""
-        return self._manager.latest_step()
-
-    def save(self, state: Any, record: dict[str, Any]) -> None:
-        """Saves in the background."""
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
-        )
-        self._manager.save(int(state["step"]), args=args)
-
-    def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The newest state, shaped like `like`, and its record."""
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(jax.tree.map(ocp.tree.to_shape_dtype_struct, like)),
-            record=ocp.args.JsonRestore(),
-        )
-        restored = self._manager.restore(self._manager.latest_step(), args=args)
-        return restored["state"], restored["record"]
-
-    def close(self) -> None:
-        """Waits for what is being saved."""
-        self._manager.close()
-
-
-INK, ACCENT, SECOND, FAINT = "#22223b", "#d1495b", "#00798c", "#c9c9d4"
-
-
-def draw_curves(axes: Any, losses: Sequence[float], accuracies: Sequence[float]) -> None:
-    """The loss of every step, its running mean, and the held-out accuracy of every epoch."""
-    steps = np.arange(1, len(losses) + 1)
-    width = min(20, len(losses))
-    mean = np.convolve(losses, np.ones(width) / width, "valid")
-    axes.semilogy(steps, losses, color=FAINT, linewidth=0.8)
-    axes.semilogy(steps[width - 1 :], mean, color=ACCENT, linewidth=1.8)
-    axes.set_xlabel("step")
-    axes.set_ylabel("training loss", color=ACCENT)
-    axes.set_xlim(0, len(losses))
-    right = axes.twinx()
+def draw_learning(axes: Any, record: dict[str, Any]) -> None:
+    """The loss of every step, and the held-out accuracy of every epoch."""
+    losses, accuracies = record["losses"], 100 * np.asarray(record["accuracies"])
     ends = np.linspace(0, len(losses), len(accuracies) + 1)[1:]
-    right.plot(ends, 100 * np.asarray(accuracies), color=SECOND, marker=".", linewidth=1.2)
-    right.set_ylabel("held-out accuracy, %", color=SECOND)
-    right.set_ylim(min(80.0, 100 * min(accuracies)) - 1, 100.5)
-    for side in (axes, right):
-        side.spines["top"].set_visible(False)
-    axes.set_title(f"{100 * accuracies[-1]:.1f} % of the held-out digits are right")
+    right = draw_curves(axes, losses, ends, accuracies, "held-out accuracy, %")
+    right.set_ylim(min(80.0, min(accuracies)) - 1, 100.5)
+    axes.set_title(f"{accuracies[-1]:.1f} % of the held-out digits are right")
 
 
 def draw_predictions(figure: Any, digits: Digits, probabilities: np.ndarray) -> None:
@@ -252,8 +154,7 @@ def draw_predictions(figure: Any, digits: Digits, probabilities: np.ndarray) -> 
         guess, truth = guesses[index], digits.labels[index]
         text = f"{guess}" if guess == truth else f"{guess} ({truth})"
         axes.set_title(text, color=SECOND if guess == truth else ACCENT, fontsize=11, pad=3)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        bare(axes)
         for spine in axes.spines.values():
             spine.set_color(FAINT if guess == truth else ACCENT)
 
@@ -302,8 +203,7 @@ def draw_windows(figure: Any, model: NAT, image: np.ndarray) -> None:
             )
             dilation = CONFIG.dilations[0][block] if CONFIG.dilations else 1
             axes.set_title(f"block {block + 1}: 3x3 keys, dilation {dilation}", fontsize=9, pad=3)
-            axes.set_xticks([])
-            axes.set_yticks([])
+            bare(axes)
 
 
 def draw_report(
@@ -314,14 +214,11 @@ def draw_report(
     record: dict[str, Any],
 ) -> None:
     """One picture of the run."""
-    with matplotlib.rc_context({"font.size": 10, "axes.edgecolor": INK, "text.color": INK}):
-        figure = Figure(figsize=(16, 5), dpi=110, layout="constrained")
-        panels: Any = figure.subfigures(1, 3, width_ratios=(1.15, 1.1, 0.9), wspace=0.04)
-        left, middle, right = panels
-        draw_curves(left.subplots(), record["losses"], record["accuracies"])
+    with picture(path, 16, 5) as figure:
+        left, middle, right = figure.subfigures(1, 3, width_ratios=(1.15, 1.1, 0.9), wspace=0.04)
+        draw_learning(left.subplots(), record)
         draw_predictions(middle, held_out, probabilities)
         draw_windows(right, model, held_out.images[0])
-        figure.savefig(path)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -331,18 +228,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20, help="in all, also when resuming [20]")
     parser.add_argument("--batch-size", type=int, default=64, help="images per step [64]")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of adamw [0.002]")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random [0]")
     parser.add_argument("--limit", type=int, help="train on only so many images")
-    names = [each.name for each in jax_na.implementations()]
-    parser.add_argument("--implementation", choices=names, help="of the attention [the best]")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/digits"), help="folder [runs/digits]"
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue from the newest checkpoint of --output; else its checkpoints are replaced",
-    )
+    add_arguments(parser, "digits")
     options = parser.parse_args(argv)
     if options.epochs < 1:
         parser.error(f"--epochs should be at least 1, but got {options.epochs}")
@@ -357,35 +244,16 @@ def main(argv: Sequence[str] | None = None) -> float:
         raise SystemExit(f"--batch-size should be between 1 and {len(train.labels)}")
     per_epoch = len(train.labels) // options.batch_size
     recipe = Recipe(per_epoch * options.epochs, options.learning_rate, options.seed)
-    trainer = Trainer(recipe, options.implementation)
-
-    folder = options.output / "checkpoints"
-    if folder.exists() and not options.resume:
-        print(f"starting over: removing {folder}")
-        shutil.rmtree(folder)
-    checkpoints = Checkpoints(folder)
+    trainer = DigitsTrainer(recipe, options.implementation)
     setting = {"batch_size": options.batch_size, "limit": options.limit, "seed": options.seed}
-    record: dict[str, Any] = {"setting": setting, "losses": [], "accuracies": []}
-    if options.resume and checkpoints.latest() is not None:
-        trainer.state, record = checkpoints.restore(trainer.state)
-        if record["setting"] != setting:
-            raise SystemExit(f"the run in {folder} has {record['setting']}, not {setting}")
-        print(f"resuming after step {trainer.step}")
-    elif options.resume:
-        print(f"no checkpoint in {folder}: starting at step 0")
-
-    device = jax.devices()[0]
-    choice = {each.name: each for each in jax_na.implementations()}
-    runs = options.implementation or next(name for name in choice if choice[name].available)
-    print(f"device          {device.device_kind} ({device.platform}), JAX {jax.__version__}")
-    print(f"attention       {choice[runs].name}: {choice[runs].reason}")
-    print(f"model           {trainer.size:,} parameters")
+    checkpoints, record = start(trainer, options.output, options.resume, setting)
+    record.setdefault("accuracies", [])
+    describe(trainer, options.implementation)
     print(f"images          {len(train.labels)} to train on, {len(held_out.labels)} held out")
 
     began = time.perf_counter()
     first = trainer.step // per_epoch
-    progress = tqdm(total=recipe.steps, initial=trainer.step, unit="step", dynamic_ncols=True)
-    with progress:
+    with trainer.progress() as progress:
         for epoch in range(first, options.epochs):
             losses = []
             for images, labels in train.batches(options.batch_size, options.seed, epoch):
@@ -403,10 +271,10 @@ def main(argv: Sequence[str] | None = None) -> float:
 
     probabilities = trainer.predict(held_out.images)
     accuracy = float(np.mean(probabilities.argmax(-1) == held_out.labels))
-    picture = options.output / "report.png"
-    draw_report(picture, trainer.model(), held_out, probabilities, record)
+    report = options.output / "report.png"
+    draw_report(report, trainer.model(), held_out, probabilities, record)
     print(f"held-out accuracy {100 * accuracy:.2f} % after {trainer.step} steps")
-    print(f"{time.perf_counter() - began:.1f} s; {picture} and {folder} written")
+    print(f"{time.perf_counter() - began:.1f} s; {report} and the checkpoints beside it written")
     return accuracy
 
 

@@ -1,9 +1,9 @@
 #include "ffi/arguments.h"
 
 #include <algorithm>
-#include <limits>
-#include <sstream>
 #include <vector>
+
+#include "ffi/checks.h"
 
 namespace jax_na {
 namespace {
@@ -12,51 +12,6 @@ namespace ffi = ::xla::ffi;
 using ffi::AnyBuffer;
 using ffi::DataType;
 using ffi::Error;
-
-constexpr int64_t kLargest =
-    std::numeric_limits<int32_t>::max() / 4;  // of a length or a size: sums stay in 32 bits
-
-template <typename... Parts>
-Error invalid(const Parts&... parts) {
-  std::ostringstream text;
-  text << "jax_na: ";
-  (text << ... << parts);
-  return Error::InvalidArgument(text.str());
-}
-
-std::string shape_text(ffi::Span<const int64_t> shape) {
-  std::ostringstream text;
-  text << "[";
-  for (size_t i = 0; i < shape.size(); ++i) text << (i > 0 ? ", " : "") << shape[i];
-  text << "]";
-  return text.str();
-}
-
-Error expect_range(const char* name, int axis, int64_t value, int64_t low, int64_t high) {
-  if (low <= value && value <= high) return Error::Success();
-  return invalid(name, "[", axis, "] should be between ", low, " and ", high, ", but got ", value);
-}
-
-Error read_axis(const Attributes& attributes, int a, Axis& axis) {
-  const int64_t length = attributes.length[a], window = attributes.window[a],
-                dilation = attributes.dilation[a];
-  if (Error e = expect_range("length", a, length, 1, kLargest); e.failure()) return e;
-  if (Error e = expect_range("dilation", a, dilation, 1, length); e.failure()) return e;
-  if (Error e = expect_range("kernel_size", a, window, 1, length / dilation); e.failure()) return e;
-  if (Error e = expect_range("stride", a, attributes.stride[a], 1, window); e.failure()) return e;
-  if (Error e = expect_range("is_causal", a, attributes.causal[a], 0, 1); e.failure()) return e;
-  if (Error e = expect_range("boundary", a, attributes.boundary[a], 0, 2); e.failure()) return e;
-  axis.length = static_cast<int>(length);
-  axis.window = static_cast<int>(window);
-  axis.stride = static_cast<int>(attributes.stride[a]);
-  axis.dilation = static_cast<int>(dilation);
-  axis.causal = attributes.causal[a] != 0;
-  axis.boundary = static_cast<Boundary>(attributes.boundary[a]);
-  if (axis.boundary == Boundary::kWrap && (axis.causal || length % dilation != 0))
-    return invalid("axis ", a, " wraps: it cannot be causal, and dilation ", dilation,
-                   " should divide its length ", length);
-  return Error::Success();
-}
 
 // Where the slabs lie on the axis; a periodic axis may be held with a halo of up to its own length
 // on either side. Origins on a device are unknown here: a kernel meets nothing that a slab does not
@@ -86,47 +41,10 @@ Error read_slabs(const int32_t* origins, int64_t queries, int64_t keys, int a, A
   return Error::Success();
 }
 
-DataType compute_type(Stored stored) {
-  return stored == Stored::kFloat64 ? DataType::F64 : DataType::F32;
-}
-
-// Checks that a tensor has exactly this type and shape.
-Error expect(const char* name, const AnyBuffer& buffer, DataType type,
-             const std::vector<int64_t>& shape) {
-  if (buffer.element_type() != type)
-    return invalid(name, " has an element type that does not fit the query's");
-  ffi::Span<const int64_t> dims = buffer.dimensions();
-  if (dims.size() != shape.size() || !std::equal(shape.begin(), shape.end(), dims.begin()))
-    return invalid(name, " should be of shape ", shape_text({shape.data(), shape.size()}),
-                   ", but got ", shape_text(dims));
-  return Error::Success();
-}
-
 Error read_problem(const Inputs& inputs, const Attributes& attributes, Memory memory, Problem& p,
                    Stored& stored) {
-  switch (inputs.query.element_type()) {
-    case DataType::F32:
-      stored = Stored::kFloat32;
-      break;
-    case DataType::F64:
-      stored = Stored::kFloat64;
-      break;
-    case DataType::BF16:
-      stored = Stored::kBFloat16;
-      break;
-    case DataType::F16:
-      stored = Stored::kFloat16;
-      break;
-    default:
-      return invalid("query should be float32, float64, bfloat16 or float16");
-  }
-  for (const auto* entries : {&attributes.length, &attributes.window, &attributes.stride,
-                              &attributes.dilation, &attributes.causal, &attributes.boundary})
-    if (entries->size() != kMaxRank)
-      return invalid("every attribute should have ", kMaxRank, " entries, but one has ",
-                     entries->size());
-  for (int a = 0; a < kMaxRank; ++a)
-    if (Error e = read_axis(attributes, a, p.axes[a]); e.failure()) return e;
+  if (Error e = read_stored("query", inputs.query, stored); e.failure()) return e;
+  if (Error e = read_axes(attributes, p); e.failure()) return e;
   p.scale = attributes.scale;
 
   constexpr size_t kDims = kMaxRank + 3;

@@ -1,4 +1,4 @@
-"""The public functions, and the derivative rule of the fused operation."""
+"""The public functions, and the derivative rule of the compiled operation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_na import _ffi, _xla
 from jax_na._arguments import Arguments, read_arguments, read_precision, window_of
-from jax_na._implementations import candidates, fused_kernels, require_fused
-from jax_na._operation import NO_JVP, Call, operation
+from jax_na._implementations import candidates, kernels, require
+from jax_na._operation import Call, operation, refusing_forward_mode, vary_alike
 from jax_na._sharding import without_explicit_axes
 from jax_na._window import Boundary
 
@@ -49,30 +49,12 @@ def _attend_backward(call: Call, residuals, cotangents):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _varying_axes(x: jax.Array) -> frozenset[str]:
-    """The manual axes over which `x` varies inside shard_map; JAX 0.10 gave them a new name."""
-    aval = jax.typeof(x)
-    return frozenset(
-        aval.manual_axis_type.varying if hasattr(aval, "manual_axis_type") else aval.vma
-    )
-
-
-def _vary_alike(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Inside shard_map: every array varies over the axes that any of them varies over; the
-    transpose sums.
-    """
-    axes = frozenset[str]().union(*(_varying_axes(x) for x in arrays))
-
-    def vary(x: jax.Array) -> jax.Array:
-        missing = tuple(axes - _varying_axes(x))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return [vary(x) for x in arrays]
-
-
-def _fused(
-    a: Arguments, precision: jax.lax.Precision | None, *, anywhere: bool
+def _compiled(
+    a: Arguments, precision: jax.lax.Precision | None, name: str | None
 ) -> tuple[jax.Array, jax.Array]:
+    """By the kernels of the implementation `name`, or of the best one, which is pure JAX where no
+    kernels can do it, if it is None.
+    """
     rank, lead = a.window.rank, 3 - a.window.rank
     padding: tuple[int, ...] = (1,) * lead
 
@@ -91,16 +73,8 @@ def _fused(
         bias = jnp.zeros((0, heads, *padding, *(2 * w - 1 for w in a.window.sizes)), bias_dtype)
     else:
         bias = jnp.expand_dims(a.bias.astype(bias_dtype), (0, *range(2, 2 + lead)))
-    geometry = _ffi.Geometry(
-        length=(*padding, *a.spatial),  # pyright: ignore[reportArgumentType]
-        kernel_size=(*padding, *a.window.sizes),  # pyright: ignore[reportArgumentType]
-        stride=(*padding, *a.window.stride),  # pyright: ignore[reportArgumentType]
-        dilation=(*padding, *a.window.dilation),  # pyright: ignore[reportArgumentType]
-        is_causal=((False,) * lead + a.window.is_causal),  # pyright: ignore[reportArgumentType]
-        boundary=(("shift",) * lead + a.window.boundary),  # pyright: ignore[reportArgumentType]
-        scale=a.scale,
-    )
-    operands = _vary_alike(
+    geometry = _ffi.Geometry.of(a.window, a.spatial, a.scale)
+    operands = vary_alike(
         [
             on_grid(a.query),
             on_grid(a.key),
@@ -111,13 +85,9 @@ def _fused(
         ]
     )
     origins = jnp.zeros((2, 3), jnp.int32)
-    kernels = fused_kernels(a.query.dtype, a.query.shape[-1], a.value.shape[-1])
-    try:
-        results: Any = _attend(Call(geometry, precision, kernels, anywhere), *operands, origins)
-    except TypeError as error:
-        if "forward-mode" not in str(error):
-            raise
-        raise NotImplementedError(NO_JVP) from None
+    found = kernels(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
+    with refusing_forward_mode():
+        results: Any = _attend(Call(geometry, precision, found, name is None), *operands, origins)
 
     def off_grid(x: jax.Array) -> jax.Array:
         x = jnp.squeeze(x, tuple(range(1, 1 + lead)))
@@ -155,9 +125,9 @@ def _run(
         try:
             if name == "xla":
                 return _pure(a, precision)
-            if name == "fused":
-                require_fused(a.query.dtype, a.query.shape[-1], a.value.shape[-1])
-            return _fused(a, precision, anywhere=name is None)
+            if name is not None:
+                require(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
+            return _compiled(a, precision, name)
         except NotImplementedError as refusal:
             refusals.append(str(refusal))
     raise NotImplementedError("; ".join(refusals))
@@ -207,7 +177,8 @@ def neighborhood_attention(
         periodic), per axis.
       relative_position_bias: [N, 2 * kernel_size - 1 per axis], added to the scores at index key -
         query + kernel_size - 1, in steps of the dilation.
-      implementation: "fused" (compiled kernels), "xla" (pure JAX: any platform, any derivative), a
+      implementation: "fused" (compiled kernels), "naive" (CUDA kernels for what the fused ones do
+        not do there, and to compare them with), "xla" (pure JAX: any platform, any derivative), a
         sequence of names to try in order, or None for the best one of the platform that is compiled
         for; see :func:`implementations`.
       precision: of the matrix products, as in ``jax.numpy.einsum``. Float32 on CUDA is multiplied

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_na import _core
-from jax_na._window import BOUNDARIES, Boundary
+from jax_na._window import BOUNDARIES, Boundary, Window
 
 #: Where there are custom calls, as (platform, implementation).
 TARGETS = {
     ("cpu", "fused"): "jax_na_cpu",
     ("cuda", "fused"): "jax_na_cuda_fused",
+    ("cuda", "naive"): "jax_na_cuda_naive",
+}
+
+
+#: The custom calls of na_qk and na_av on CUDA: see cuda/naive/unfused.h.
+UNFUSED_TARGETS = {
+    kind: f"jax_na_cuda_unfused_{kind}" for kind in ("products", "sums", "transposed", "bias_sums")
 }
 
 
@@ -62,6 +72,51 @@ class Geometry:
     boundary: tuple[Boundary, Boundary, Boundary]
     scale: float
 
+    @classmethod
+    def of(cls, window: Window, spatial: tuple[int, ...], scale: float) -> Geometry:
+        """That of a resolved window on axes of these lengths."""
+        lead = 3 - window.rank
+
+        def triple(leading: Any, entries: Iterable[Any]) -> Any:
+            return (leading,) * lead + tuple(entries)
+
+        return cls(
+            length=triple(1, spatial),
+            kernel_size=triple(1, window.sizes),
+            stride=triple(1, window.stride),
+            dilation=triple(1, window.dilation),
+            is_causal=triple(False, window.is_causal),
+            boundary=triple("shift", window.boundary),
+            scale=scale,
+        )
+
+    def problem(
+        self,
+        batch: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        value_dim: int,
+        additional: int,
+        bias_batch: int,
+    ) -> _core.Problem:
+        """The problem with tensors of these sizes; an empty batch counts as one."""
+        return _core.Problem.of(
+            max(batch, 1),
+            heads,
+            kv_heads,
+            head_dim,
+            value_dim,
+            additional,
+            self.length,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            self.is_causal,
+            self.boundary,
+            bias_batch,
+        )
+
     def attributes(self) -> dict[str, np.ndarray | np.float64]:
         """The attributes of the custom calls (the FFI takes arrays, not tuples)."""
         boundary = [BOUNDARIES.index(b) for b in self.boundary]
@@ -78,15 +133,16 @@ class Geometry:
         }
 
 
-def result_like(x: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype):
-    """The type of a result whose leading dimensions are laid out as those of `x`.
+def result_like(x: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, alike: int | None = None):
+    """The type of a result whose first `alike` dimensions (all that both have, if None) are laid
+    out as those of `x`.
 
     It keeps the explicit sharding and the varying manual axes of `x`, which a bare shape would lose
     without a word.
     """
     aval = jax.typeof(x)
     sharding = aval.sharding
-    spec = tuple(sharding.spec)[: len(shape)]
+    spec = tuple(sharding.spec)[: len(shape) if alike is None else alike]
     spec += (None,) * (len(shape) - len(spec))
     return aval.update(
         shape=shape, dtype=dtype, sharding=sharding.update(spec=jax.sharding.PartitionSpec(*spec))
@@ -158,29 +214,79 @@ def backward(
     """
     results = backward_results(*operands)
     if platform == "cuda":
-        results = (*results, _workspace(geometry, *operands[:4]))
+        results = (*results, _workspace(geometry, implementation, *operands[:6]))
     call = jax.ffi.ffi_call(TARGETS[platform, implementation] + "_backward", results)
     found = call(*operands, **geometry.attributes(), **_extra_attributes(platform, precision))
     return tuple(found[:6])
 
 
-def _workspace(geometry: Geometry, query, key, value, additional_keys):
-    """The type of the scratch space of the CUDA backward pass."""
-    problem = _core.Problem.of(
-        max(query.shape[0], 1),
+def _workspace(
+    geometry: Geometry, implementation: str, query, key, value, additional_keys, _, bias
+):
+    """The type of the scratch space of a CUDA backward pass."""
+    problem = geometry.problem(
+        query.shape[0],
         query.shape[-2],
         key.shape[-2],
         query.shape[-1],
         value.shape[-1],
         additional_keys.shape[1],
-        geometry.length,
-        geometry.kernel_size,
-        geometry.stride,
-        geometry.dilation,
-        geometry.is_causal,
-        geometry.boundary,
+        bias.shape[0],
     )
-    size = _core.cuda_fused_backward_workspace(problem)
-    aval = jax.typeof(query)
-    sharding = aval.sharding.update(spec=jax.sharding.PartitionSpec(None))
-    return aval.update(shape=(size,), dtype=jnp.dtype(jnp.uint8), sharding=sharding)
+    if implementation == "naive":
+        size = _core.cuda_naive_backward_workspace(problem, query.dtype == jnp.float64)
+    else:
+        size = _core.cuda_fused_backward_workspace(problem)
+    return result_like(query, (size,), jnp.dtype(jnp.uint8), alike=0)
+
+
+def unfused_results(geometry: Geometry, kind: str, group: int, *operands: jax.Array):
+    """The types of the results of :func:`unfused`."""
+    first = operands[0]  # the query, or slots
+    batch, *spatial, heads, last = first.shape
+    window = math.prod(geometry.kernel_size)
+    if kind == "products":
+        slots = window + operands[2].shape[1]
+        return (result_like(first, (*first.shape[:-1], slots), first.dtype),)
+    if kind == "sums":
+        return (result_like(first, (*first.shape[:-1], operands[1].shape[-1]), first.dtype),)
+    if kind == "bias_sums":
+        sizes = (2 * w - 1 for w in geometry.kernel_size)
+        return (result_like(first, (batch, heads, *sizes), lse_dtype(first.dtype), alike=1),)
+    rows = (heads // group, operands[1].shape[-1])
+    return (
+        # Shards of heads need not be shards of key heads.
+        result_like(first, (batch, *spatial, *rows), first.dtype, alike=5 if group == 1 else 4),
+        result_like(first, (batch, last - window, *rows), first.dtype, alike=1),
+    )
+
+
+def unfused(geometry: Geometry, kind: str, group: int, masked: bool, *operands: jax.Array):
+    """One of the operations of jax_na/_slots.py by a custom call for CUDA.
+
+    Args:
+      geometry: of the window.
+      kind: "products" (query, key, additional_keys, bias to slots), "sums" (slots, key,
+        additional_keys to query), "transposed" (slots, query to key and additional_keys) or
+        "bias_sums" (slots to bias, [B, N, 2w-1 per axis]).
+      group: query heads of a key head.
+      masked: whether products fill invisible slots with -inf, or with 0.
+    """
+    results = unfused_results(geometry, kind, group, *operands)
+    attributes: dict[str, Any] = dict(geometry.attributes())
+    if kind == "products":
+        attributes["masked"] = np.int64(masked)
+    count = len(results)
+    if kind in ("transposed", "bias_sums"):
+        slots = operands[0]
+        batch, *_, heads, last = slots.shape
+        features = operands[1].shape[-1] if kind == "transposed" else 1
+        additional = last - math.prod(geometry.kernel_size)
+        problem = geometry.problem(
+            batch, heads, heads // group, features, features, additional, max(batch, 1)
+        )
+        sizes = _core.cuda_unfused_workspaces(problem, slots.dtype == jnp.float64)
+        size = sizes[0 if kind == "transposed" else 1]
+        results = (*results, result_like(slots, (size,), jnp.dtype(jnp.uint8), alike=0))
+    call = jax.ffi.ffi_call(UNFUSED_TARGETS[kind], results)
+    return tuple(call(*operands, **attributes)[:count])

@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from jax_na import _core
+from jax_na._arguments import DTYPES
 
-NAMES = ("fused", "xla")
+NAMES = ("fused", "naive", "xla")
 
 #: What the fused CUDA kernels can do.
 CUDA_DTYPES = ("float32", "bfloat16", "float16")
 CUDA_HEAD_DIMS = "a multiple of 8 up to 256"
+#: The features of a row that the naive kernels hold in registers.
+NAIVE_MOST_FEATURES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,23 +37,16 @@ def _platform(name: str | None) -> str:
     return "cuda" if name == "gpu" else name  # JAX's other name for it
 
 
-def implementations(platform: str | None = None) -> tuple[Implementation, ...]:
-    """Lists every implementation and whether it runs on `platform` ("cpu", "cuda", "tpu", ...;
-    default: JAX's default).
-
-    The first available one is what ``implementation=None`` runs there, where it can do the problem.
-    """
-    platform = _platform(platform)
-    fused = platform == "cpu" or (platform == "cuda" and _core.has_cuda)
+def _fused(platform: str) -> Implementation:
+    available = platform == "cpu" or (platform == "cuda" and _core.has_cuda)
     if platform == "cpu":
         reason = (
             f"compiled CPU kernels ({_core.cpu_instruction_set}); first derivatives in reverse mode"
         )
-    elif fused:
+    elif available:
         reason = (
             f"tensor-core kernels for {', '.join(CUDA_DTYPES)} and head dimensions of "
-            f"{CUDA_HEAD_DIMS}, from compute capability 8.0 on; first derivatives in reverse "
-            "mode; implementation=None runs 'xla' for other problems"
+            f"{CUDA_HEAD_DIMS}, from compute capability 8.0 on; first derivatives in reverse mode"
         )
     elif platform == "cuda":
         reason = (
@@ -60,48 +56,91 @@ def implementations(platform: str | None = None) -> tuple[Implementation, ...]:
         reason = (
             f"there are no compiled kernels for {platform!r}: implementation=None runs 'xla' there"
         )
+    return Implementation("fused", available, reason)
+
+
+def _naive(platform: str) -> Implementation:
+    available = platform == "cuda" and _core.has_cuda
+    if available:
+        reason = (
+            f"CUDA kernels without tiles, for {', '.join(DTYPES)} and head dimensions up to "
+            f"{NAIVE_MOST_FEATURES}; first derivatives in reverse mode"
+        )
+    elif platform == "cuda":
+        reason = "this jax_na was built without a CUDA compiler"
+    else:
+        reason = f"its kernels are for CUDA devices, and there are none for {platform!r}"
+    return Implementation("naive", available, reason)
+
+
+def implementations(platform: str | None = None) -> tuple[Implementation, ...]:
+    """Lists every implementation and whether it runs on `platform` ("cpu", "cuda", "tpu", ...;
+    default: JAX's default).
+
+    ``implementation=None`` runs the first available one there that can do the problem.
+    """
+    platform = _platform(platform)
     return (
-        Implementation("fused", fused, reason),
+        _fused(platform),
+        _naive(platform),
         Implementation("xla", True, "pure JAX on any platform, differentiable any number of times"),
     )
 
 
-def _cuda_refusal(dtype: jnp.dtype, head_dim: int, value_dim: int) -> str:
-    """Why the fused CUDA kernels cannot do a problem; empty where they can."""
-    if dtype.name not in CUDA_DTYPES:
+def _cuda_refusal(name: str, dtype: jnp.dtype, head_dim: int, value_dim: int) -> str:
+    """Why the CUDA kernels of an implementation cannot do a problem; empty where they can."""
+    for axis, features in (("head_dim", head_dim), ("value_dim", value_dim)):
+        if name == "naive" and features > NAIVE_MOST_FEATURES:
+            return f"its kernels take a {axis} up to {NAIVE_MOST_FEATURES}, but got {features}"
+        if name == "fused" and (features % 8 or not 8 <= features <= 256):
+            return f"its CUDA kernels take a {axis} that is {CUDA_HEAD_DIMS}, but got {features}"
+    if name == "fused" and dtype.name not in CUDA_DTYPES:
         return f"its CUDA kernels take {', '.join(CUDA_DTYPES)}, but got {dtype.name}"
-    for name, features in (("head_dim", head_dim), ("value_dim", value_dim)):
-        if features % 8 or not 8 <= features <= 256:
-            return f"its CUDA kernels take a {name} that is {CUDA_HEAD_DIMS}, but got {features}"
     return ""
 
 
-def fused_kernels(dtype: jnp.dtype, head_dim: int, value_dim: int) -> tuple[tuple[str, str], ...]:
-    """The compiled kernels that can do a problem, as (platform, implementation)."""
-    kernels = [("cpu", "fused")]
-    if _core.has_cuda and not _cuda_refusal(dtype, head_dim, value_dim):
-        kernels.append(("cuda", "fused"))
-    return tuple(kernels)
+def kernels(
+    name: str | None, dtype: jnp.dtype, head_dim: int, value_dim: int
+) -> tuple[tuple[str, str], ...]:
+    """The compiled kernels that can do a problem, as (platform, implementation), one for each
+    platform: of the implementation `name`, or the best ones if it is None.
+    """
+    found = [("cpu", "fused")] if name in (None, "fused") else []
+    for one in ("fused", "naive") if name is None else (name,):
+        if _core.has_cuda and not _cuda_refusal(one, dtype, head_dim, value_dim):
+            found.append(("cuda", one))
+            break
+    return tuple(found)
 
 
-def require_fused(dtype: jnp.dtype, head_dim: int, value_dim: int) -> None:
-    """Raises where implementation="fused" cannot do a problem on the default platform."""
-    fused = implementations()[0]
-    if not fused.available:
+def require(name: str, dtype: jnp.dtype, head_dim: int, value_dim: int) -> None:
+    """Raises where the implementation `name` cannot do a problem on the default platform."""
+    listed = {one.name: one for one in implementations()}
+    if not listed[name].available:
         raise NotImplementedError(
-            f"jax_na: implementation='fused' is not available: {fused.reason}"
+            f"jax_na: implementation={name!r} is not available: {listed[name].reason}"
         )
-    refusal = _platform(None) == "cuda" and _cuda_refusal(dtype, head_dim, value_dim)
+    refusal = is_default("cuda") and _cuda_refusal(name, dtype, head_dim, value_dim)
     if refusal:
+        others = "'xla'"
+        if name == "fused" and not _cuda_refusal("naive", dtype, head_dim, value_dim):
+            others = "'naive' or 'xla'"
         raise NotImplementedError(
-            f"jax_na: implementation='fused' cannot do this problem: {refusal}; pass "
-            "implementation='xla'"
+            f"jax_na: implementation={name!r} cannot do this problem: {refusal}; pass "
+            f"implementation={others}"
         )
 
 
-def candidates(implementation: str | Sequence[str] | None) -> tuple[str | None, ...]:
-    """The names to try in order; None alone means the best one of the platform that is compiled
-    for.
+def is_default(platform: str) -> bool:
+    """Whether JAX runs on `platform` by default."""
+    return _platform(None) == platform
+
+
+def candidates(
+    implementation: str | Sequence[str] | None, legal: Sequence[str] = NAMES
+) -> tuple[str | None, ...]:
+    """The names to try in order, of the `legal` ones; None alone means the best one of the platform
+    that is compiled for.
 
     Raises:
       ValueError: an unknown name, or no name at all.
@@ -110,9 +149,9 @@ def candidates(implementation: str | Sequence[str] | None) -> tuple[str | None, 
         return (None,)
     names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
     for name in names:
-        if name not in NAMES:
+        if name not in legal:
             raise ValueError(
-                f"implementation should be None or from {', '.join(map(repr, NAMES))}, but "
+                f"implementation should be None or from {', '.join(map(repr, legal))}, but "
                 f"got {name!r}"
             )
     if not names:

@@ -1,4 +1,4 @@
-"""The fused operation on its canonical operands, for every transformation but differentiation.
+"""The compiled operation on its canonical operands, for every transformation but differentiation.
 
     custom_jvp (an error) ( custom_vmap ( custom_partitioning ( per platform: custom call | pure JAX
     ) ) )
@@ -10,15 +10,17 @@ origins int32 [2, 3].
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jax_na import _ffi, _xla
+from jax_na._batching import fold, unfold
 from jax_na._sharding import partitioned, without_explicit_axes
 from jax_na._window import Window
 
@@ -137,35 +139,6 @@ def _local(call: Call, kind: str, group: int, bias_batch: int, kv_heads: int) ->
     return partitioned(_per_platform(call, _KINDS[kind]), kind, group, bias_batch, kv_heads)
 
 
-def _fold(
-    axis_size: int, in_batched: list[bool], operands: tuple[jax.Array, ...]
-) -> list[jax.Array]:
-    """Moves the mapped axis of every operand into its batch, in front of what is there."""
-    batch = operands[0].shape[1 if in_batched[0] else 0]
-    folded = []
-    for i, (operand, batched) in enumerate(zip(operands, in_batched, strict=True)):
-        if i == _ORIGINS:
-            if batched:
-                raise NotImplementedError(
-                    "jax_na: origins cannot be mapped by vmap; they belong to a device"
-                )
-            folded.append(operand)
-            continue
-        own = operand.shape[1 if batched else 0]
-        if i == _BIAS and own == 0:
-            folded.append(operand[0] if batched else operand)
-            continue
-        if i == _BIAS and own == 1 and not batched:
-            folded.append(operand)  # one bias for all stays one
-            continue
-        if not batched:
-            operand = jnp.broadcast_to(operand, (axis_size, *operand.shape))
-        if own != batch:
-            operand = jnp.broadcast_to(operand, (axis_size, batch, *operand.shape[2:]))
-        folded.append(operand.reshape(axis_size * batch, *operand.shape[2:]))
-    return folded
-
-
 @functools.lru_cache(maxsize=4096)
 def operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
     """The "forward" (7 operands to out, lse) or "backward" (11 operands to 6 gradients) operation,
@@ -178,17 +151,8 @@ def operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
 
     @mapped.def_vmap
     def _(axis_size, in_batched, *operands):  # pyright: ignore[reportUnusedFunction]
-        flat = _fold(axis_size, list(in_batched), operands)
-        batch = flat[0].shape[0] // axis_size
-
-        def unfold(result):
-            if (
-                result.shape[0] == 0 and batch * axis_size
-            ):  # the gradient of a bias that is not there
-                return jnp.broadcast_to(result, (axis_size, *result.shape))
-            return result.reshape(axis_size, batch, *result.shape[1:])
-
-        results = tuple(unfold(result) for result in mapped(*flat))
+        flat = fold(axis_size, in_batched, operands, _BIAS, _ORIGINS)
+        results = unfold(axis_size, flat[0].shape[0] // axis_size, mapped(*flat))
         return results, (True,) * len(results)
 
     @jax.custom_jvp
@@ -204,7 +168,38 @@ def operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
 
 
 NO_JVP = (
-    "jax_na: implementation='fused' supports first derivatives in reverse mode only; for "
-    "jvp, jacfwd, hessian and "
-    "gradients of gradients pass implementation='xla'"
+    "jax_na: the compiled kernels support first derivatives in reverse mode only; for jvp, "
+    "jacfwd, hessian and gradients of gradients pass implementation='xla'"
 )
+
+
+@contextlib.contextmanager
+def refusing_forward_mode() -> Iterator[None]:
+    """Makes the error of a custom_vjp that meets forward mode say what can do it."""
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise NotImplementedError(NO_JVP) from None
+
+
+def _varying_axes(x: jax.Array) -> frozenset[str]:
+    """The manual axes over which `x` varies inside shard_map; JAX 0.10 gave them a new name."""
+    aval = jax.typeof(x)
+    return frozenset(
+        aval.manual_axis_type.varying if hasattr(aval, "manual_axis_type") else aval.vma
+    )
+
+
+def vary_alike(arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """Inside shard_map: every array varies over the axes that any of them varies over; the
+    transpose sums.
+    """
+    axes = frozenset[str]().union(*(_varying_axes(x) for x in arrays))
+
+    def vary(x: jax.Array) -> jax.Array:
+        missing = tuple(axes - _varying_axes(x))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return [vary(x) for x in arrays]

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 # Dimensions of the operands, by name: b batch, n kv heads, g query heads of a kv head, all others
 # whole.
+_SLOTS = ("b", "z", "y", "x", "ng", "w")
 _QUERY, _LSE = ("b", "z", "y", "x", "ng", "d"), ("b", "z", "y", "x", "ng")
 _KEY, _ADDITIONAL = ("b", "z", "y", "x", "n", "d"), ("b", "s", "n", "d")
 _BIAS_EACH, _BIAS_SHARED, _ORIGINS = (
@@ -26,8 +27,18 @@ _BIAS_EACH, _BIAS_SHARED, _ORIGINS = (
 def layouts(
     kind: str, bias_batch: int
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
-    """The named dimensions of the operands and results of the "forward" or "backward" call."""
+    """The named dimensions of the operands and results of a call: "forward" or "backward" of
+    attention, or one of the operations of na_qk and na_av (jax_na/_slots.py).
+    """
     bias = _BIAS_EACH if bias_batch > 1 else _BIAS_SHARED
+    if kind == "products":
+        return (_QUERY, _KEY, _ADDITIONAL, bias), (_SLOTS,)
+    if kind == "sums":
+        return (_SLOTS, _KEY, _ADDITIONAL), (_QUERY,)
+    if kind == "transposed":
+        return (_SLOTS, _QUERY), (_KEY, _ADDITIONAL)
+    if kind == "bias_sums":
+        return (_SLOTS,), (_BIAS_EACH,)
     inputs = (_QUERY, _KEY, _KEY, _ADDITIONAL, _ADDITIONAL, bias, _ORIGINS)
     if kind == "forward":
         return inputs, (_QUERY, _LSE)
@@ -106,7 +117,7 @@ def partitioned(
 
     Args:
       function: the call on local shapes.
-      kind: "forward" or "backward".
+      kind: as of :func:`layouts`.
       group: query heads of a key head.
       bias_batch: batch of the bias operand: 0, 1, or that of the query.
       kv_heads: key heads; shards that do not divide them evenly are gathered.

@@ -1,55 +1,101 @@
-"""The two halves of neighborhood attention, for those who need the weights in between.
-
-Both walk over the slots of the window and fetch, for every token at once, the key in that slot:
-besides inputs and outputs they hold one copy of the keys per axis, not one per slot.
-"""
+"""The two halves of neighborhood attention, for those who need the weights in between."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
-from jax_na._arguments import as_array, expect_shape, read_arguments, read_precision, window_of
+from jax_na import _ffi, _slots, _unfused_xla
+from jax_na._arguments import (
+    Arguments,
+    as_array,
+    expect_shape,
+    read_arguments,
+    read_precision,
+    window_of,
+)
+from jax_na._implementations import candidates, is_default, kernels, require
+from jax_na._operation import refusing_forward_mode, vary_alike
 from jax_na._window import Boundary, Window
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Slots:
-    """The slots of one axis: for slot t of token i, [kernel_size, tokens]."""
-
-    token: jax.Array  # the key; another visible key of the window where the slot is invisible
-    visible: jax.Array
-    bias: jax.Array  # index of the bias
+#: Names of their implementations.
+_NAMES = ("naive", "xla")
 
 
-def _slots(window: Window, spatial: Sequence[int], axis: int) -> _Slots:
-    start, end = map(np.asarray, window.intervals(spatial, axis))
-    w, s, d = window.sizes[axis], window.stride[axis], window.dilation[axis]
-    token = np.arange(spatial[axis])
-    j, group = token // d, token % d
-    length = -(-(spatial[axis] - group) // d)
-    if window.is_causal[axis]:
-        first = np.minimum(j // s * s + s - 1, length - 1) - w + 1
-    else:
-        # A window that is cut (clip) is cut at one end only.
-        first = np.where(start == 0, end - w, start)
-    position = first + np.arange(w)[:, None]
-    visible = (position >= start) & (position < end)
-    position = np.clip(position, start, end - 1)
-    return _Slots(
-        token=jnp.asarray((position % length * d + group).astype(np.int32)),
-        visible=jnp.asarray(visible),
-        bias=jnp.asarray((position - j + w - 1).astype(np.int32)),
-    )
+def _canonical(window: Window, x: jax.Array) -> jax.Array:
+    """[..., *spatial, heads, features] -> [B, z, y, x, heads, features]."""
+    rank = window.rank
+    x = x.reshape(math.prod(x.shape[: -rank - 2]), *x.shape[-rank - 2 :])
+    return jnp.expand_dims(x, tuple(range(1, 4 - rank)))
+
+
+def _tokens(x: jax.Array | None, like: jax.Array) -> jax.Array:
+    """[..., S, heads, features] -> [B, S, heads, features]; no tokens for None. `like` is
+    canonical.
+    """
+    batch, *_, heads, features = like.shape
+    if x is None:
+        return jnp.zeros((batch, 0, heads, features), like.dtype)
+    return x.reshape(batch, *x.shape[-3:])
+
+
+def _qk_by_kernels(given: Arguments) -> jax.Array:
+    window, (heads, _) = given.window, given.query.shape[-2:]
+    query, key = _canonical(window, given.query), _canonical(window, given.key)
+    sizes = (1,) * (3 - window.rank) + tuple(2 * w - 1 for w in window.sizes)
+    bias = jnp.zeros((0, heads, *sizes), _ffi.lse_dtype(query.dtype))
+    if given.bias is not None:
+        bias = given.bias.astype(bias.dtype).reshape(1, heads, *sizes)
+    geometry = _ffi.Geometry.of(window, given.spatial, given.scale)
+    call = _slots.Call(geometry, heads // key.shape[4], masked=True)
+    operands = vary_alike((query, key, _tokens(given.additional_keys, key), bias))
+    scores: Any = _slots.products(call, *operands)
+    return scores.reshape(*given.batch, *given.spatial, heads, scores.shape[-1])
+
+
+def _av_by_kernels(
+    weights: jax.Array, value: jax.Array, window: Window, additional_values: jax.Array | None
+) -> jax.Array:
+    # The kernels take one type.
+    kind = jnp.promote_types(weights.dtype, value.dtype)
+    slots = _canonical(window, weights.astype(kind))
+    rows = _canonical(window, value.astype(kind))
+    more = _tokens(additional_values, rows).astype(kind)
+    spatial = value.shape[-window.rank - 2 : -2]
+    geometry = _ffi.Geometry.of(window, spatial, 1.0)
+    call = _slots.Call(geometry, slots.shape[4] // rows.shape[4])
+    out: Any = _slots.sums(call, *vary_alike((slots, rows, more)))
+    return out.astype(value.dtype).reshape(*weights.shape[:-1], value.shape[-1])
+
+
+def _run(
+    runners: dict[str, Callable[[], jax.Array]],
+    implementation: str | Sequence[str] | None,
+    dtype: Any,
+    features: int,
+) -> jax.Array:
+    """By the first of the implementations named that can do it, or the best one if None."""
+    if implementation is None:
+        if not is_default("cuda") or not kernels("naive", dtype, features, features):
+            return runners["xla"]()
+        with refusing_forward_mode():
+            return jax.lax.platform_dependent(cuda=runners["naive"], default=runners["xla"])
+    refusals = []
+    for name in candidates(implementation, _NAMES):
+        try:
+            if name == "xla":
+                return runners["xla"]()
+            require("naive", dtype, features, features)
+            with refusing_forward_mode():
+                return runners["naive"]()
+        except NotImplementedError as refusal:
+            refusals.append(str(refusal))
+    raise NotImplementedError("; ".join(refusals))
 
 
 def na_qk(
@@ -64,6 +110,7 @@ def na_qk(
     *,
     boundary: Boundary | Sequence[Boundary] = "shift",
     relative_position_bias: ArrayLike | None = None,
+    implementation: str | Sequence[str] | None = None,
     precision: Any = None,
 ) -> jax.Array:
     """Scores of every query against the keys of its window: scale * q.k + bias.
@@ -78,18 +125,22 @@ def na_qk(
       scale: factor of the products, D ** -0.5 if None.
       additional_keys: [..., S, K, D] that every query sees besides its window.
       relative_position_bias: [N, 2 * w - 1 per axis].
-      precision: of the products with `additional_keys`, as in ``jax.numpy.einsum``; those with the
-        window are no matrix products and always exact in the accumulator.
+      implementation: "naive" (CUDA kernels), "xla" (plain JAX), a sequence of names to try in
+        order, or None: "naive" where JAX's default platform is CUDA and D is 256 at most, else
+        "xla".
+      precision: of the products with `additional_keys` in "xla", as in ``jax.numpy.einsum``; all
+        other products are no matrix products and always exact in the accumulator.
 
     Returns:
       Scores [..., *spatial, N, prod(w) + S] in the type of `query`, accumulated in float32 at
-      least; differentiable any number of times. The slots of the window come row-major over its
-      axes, the additional keys after them. Slot t of an axis is the key at position start + t,
-      where a window that "clip" or causality cuts starts as if it were not cut; slots outside of
-      the axis or after a causal query hold ``-inf``.
+      least; differentiable any number of times, by "naive" in reverse mode only. The slots of the
+      window come row-major over its axes, the additional keys after them. Slot t of an axis is the
+      key at position start + t, where a window that "clip" or causality cuts starts as if it were
+      not cut; slots outside of the axis or after a causal query hold ``-inf``.
 
     Raises:
       ValueError: naming the argument, the axis, the value given and the legal range.
+      NotImplementedError: the implementation cannot do it; the message says why.
 
     Source: docs/semantics.md.
     """
@@ -99,54 +150,11 @@ def na_qk(
         query, key, key, window, scale, additional_keys, additional_keys, relative_position_bias
     )
     precision = read_precision(precision)
-    window, spatial, rank = given.window, given.spatial, window.rank
-    heads, head_dim = given.query.shape[-2:]
-    kv_heads = given.key.shape[-2]
-    group = heads // kv_heads
-    batch = math.prod(given.batch)
-    kind = given.query.dtype
-    accumulator = jnp.promote_types(kind, jnp.float32)
-    queries = given.query.reshape(batch, *spatial, kv_heads, group, head_dim)
-    keys = given.key.reshape(batch, *spatial, kv_heads, head_dim)
-
-    def walk(axis: int, keys: jax.Array, bias: jax.Array | None) -> jax.Array:
-        if axis == rank:
-            products = queries.astype(accumulator) * keys.astype(accumulator)[..., None, :]
-            scores = given.scale * products.sum(-1)
-            if bias is not None:
-                # [N, *spatial] -> [*spatial, K, group]
-                by_token = jnp.moveaxis(bias.astype(accumulator), 0, -1)
-                scores = scores + by_token.reshape(*spatial, kv_heads, group)
-            return scores.astype(kind)
-
-        @jax.checkpoint
-        def slot(at: _Slots) -> jax.Array:
-            fetched = jnp.take(keys, at.token, axis=1 + axis, mode="clip")
-            entries = None
-            if bias is not None:
-                entries = jnp.take(bias, at.bias, axis=1 + axis, mode="clip")
-            scores = walk(axis + 1, fetched, entries)
-            # Scores are [slots of the inner axes, B, *spatial, K, group].
-            visible = at.visible.reshape(-1, *(1,) * (rank - axis + 1))
-            return jnp.where(visible, scores, -jnp.inf)
-
-        return lax.map(slot, _slots(window, spatial, axis))
-
-    scores = walk(0, keys, given.bias)
-    slots = math.prod(window.sizes)
-    scores = jnp.moveaxis(scores.reshape(slots, batch, *spatial, heads), 0, -1)
-    if given.additional_keys is not None:
-        tokens = given.additional_keys.shape[-3]
-        more = jnp.einsum(
-            "b...kgd,bskd->b...kgs",
-            queries,
-            given.additional_keys.reshape(batch, tokens, kv_heads, head_dim),
-            precision=precision,
-            preferred_element_type=accumulator,
-        )
-        more = (given.scale * more).astype(kind).reshape(batch, *spatial, heads, tokens)
-        scores = jnp.concatenate([scores, more], axis=-1)
-    return scores.reshape(*given.batch, *spatial, heads, scores.shape[-1])
+    runners = {
+        "naive": lambda: _qk_by_kernels(given),
+        "xla": lambda: _unfused_xla.qk(given, precision),
+    }
+    return _run(runners, implementation, given.query.dtype, given.query.shape[-1])
 
 
 def na_av(
@@ -159,6 +167,7 @@ def na_av(
     additional_values: ArrayLike | None = None,
     *,
     boundary: Boundary | Sequence[Boundary] = "shift",
+    implementation: str | Sequence[str] | None = None,
     precision: Any = None,
 ) -> jax.Array:
     """Sums the values of every window with the given weights.
@@ -170,14 +179,17 @@ def na_av(
         K).
       kernel_size, stride, dilation, is_causal, boundary: as for :func:`na_qk`.
       additional_values: [..., S, K, Dv], in the type of `value`.
-      precision: of the products with `additional_values`.
+      implementation: as for :func:`na_qk`.
+      precision: of the products with `additional_values` in "xla".
 
     Returns:
       out [..., *spatial, N, Dv] in the type of `value`, accumulated in float32 at least;
-      differentiable any number of times.
+      differentiable any number of times, by "naive" in reverse mode only.
 
     Raises:
       ValueError: naming the argument, the axis, the value given and the legal range.
+      NotImplementedError: the implementation cannot do it; the message says why.
+      NotImplementedError: the implementation cannot do it; the message says why.
 
     Source: docs/semantics.md.
     """
@@ -227,36 +239,8 @@ def na_av(
         "batch, spatial, heads, slots of the window and additional keys",
     )
 
-    batch, group = math.prod(leading), heads // kv_heads
-    accumulator = jnp.result_type(weights, value, jnp.float32)
-    weights = weights.reshape(batch, *spatial, kv_heads, group, slots + tokens)
-    by_slot = jnp.moveaxis(weights[..., :slots], -1, 0)
-    by_slot = by_slot.reshape(*window.sizes, batch, *spatial, kv_heads, group)
-
-    def walk(axis: int, total: jax.Array, values: jax.Array, by_slot: jax.Array) -> jax.Array:
-        if axis == rank:
-            values = values.astype(accumulator)[..., None, :]
-            return total + by_slot.astype(accumulator)[..., None] * values
-
-        @jax.checkpoint
-        def slot(total: jax.Array, at: tuple[_Slots, jax.Array]) -> tuple[jax.Array, None]:
-            table, here = at
-            fetched = jnp.take(values, table.token, axis=1 + axis, mode="clip")
-            # Weights are [slots of the inner axes, B, *spatial, K, group].
-            visible = table.visible.reshape(-1, *(1,) * (rank - axis + 1))
-            return walk(axis + 1, total, fetched, jnp.where(visible, here, 0)), None
-
-        return lax.scan(slot, total, (_slots(window, spatial, axis), by_slot))[0]
-
-    total = jnp.zeros((batch, *spatial, kv_heads, group, value_dim), accumulator)
-    values = value.reshape(batch, *spatial, kv_heads, value_dim)
-    out = walk(0, total, values, by_slot)
-    if additional_values is not None:
-        out = out + jnp.einsum(
-            "b...kgs,bskd->b...kgd",
-            weights[..., slots:],
-            additional_values.reshape(batch, tokens, kv_heads, value_dim),
-            precision=precision,
-            preferred_element_type=accumulator,
-        )
-    return out.astype(value.dtype).reshape(*leading, *spatial, heads, value_dim)
+    runners = {
+        "naive": lambda: _av_by_kernels(weights, value, window, additional_values),
+        "xla": lambda: _unfused_xla.av(weights, value, window, additional_values, precision),
+    }
+    return _run(runners, implementation, value.dtype, value_dim)

@@ -185,9 +185,10 @@ class NeighborhoodAttention(nnx.Module):
         self.query_norm_scale: nnx.Param[jax.Array] | None = nnx.data(None)
         self.key_norm_scale: nnx.Param[jax.Array] | None = nnx.data(None)
         if normalize_qk:
-            ones = jnp.ones((self.head_dim,), param_dtype)
-            self.query_norm_scale = nnx.Param(ones, **query_norm_scale_metadata)
-            self.key_norm_scale = nnx.Param(ones, **key_norm_scale_metadata)
+            # Two arrays: one that both parameters share could not be donated.
+            ones = functools.partial(jnp.ones, (self.head_dim,), param_dtype)
+            self.query_norm_scale = nnx.Param(ones(), **query_norm_scale_metadata)
+            self.key_norm_scale = nnx.Param(ones(), **key_norm_scale_metadata)
 
         self.relative_position_bias: nnx.Param[jax.Array] | None = nnx.data(None)
         if use_relative_position_bias:

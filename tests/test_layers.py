@@ -203,6 +203,15 @@ def test_every_parameter_gets_a_gradient_under_jit():
     assert float(change) == pytest.approx(2 * step * float(jnp.vdot(dx, dx)), rel=0.05)
 
 
+def test_fresh_parameters_can_be_donated():
+    # Which fails where two parameters begin as one array.
+    layer = NeighborhoodAttention(2, 16, (3, 3), normalize_qk=True, rngs=nnx.Rngs(0))
+    _, params = nnx.split(layer, nnx.Param)
+    scaled = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)(params)
+    np.testing.assert_array_equal(scaled["query_norm_scale"][...], np.full(8, 2.0))
+    np.testing.assert_array_equal(scaled["key_norm_scale"][...], np.full(8, 2.0))
+
+
 def test_parameter_dtype_and_implementation():
     layer, x = make("everything", param_dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(params_of(layer))} == {jnp.dtype(jnp.bfloat16)}

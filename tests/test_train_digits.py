@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -15,44 +12,35 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+import train_digits
+from training import Checkpoints, Recipe
+
 SMALL = ["--limit", "256", "--batch-size", "32", "--epochs", "2"]
 
 
 @pytest.fixture(scope="module")
-def program() -> ModuleType:
-    path = Path(__file__).parents[1] / "examples" / "train_digits.py"
-    spec = importlib.util.spec_from_file_location("train_digits", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def run(program, tmp_path_factory) -> tuple[Path, float]:
+def run(tmp_path_factory) -> tuple[Path, float]:
     """The folder and the accuracy of one short run."""
     folder = tmp_path_factory.mktemp("digits")
-    return folder, program.main([*SMALL, "--output", str(folder)])
+    return folder, train_digits.main([*SMALL, "--output", str(folder)])
 
 
 def steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
-def restored(program: ModuleType, folder: Path) -> tuple[Any, dict[str, Any]]:
-    trainer = program.Trainer(program.Recipe(16, 2e-3, 0), None)
-    checkpoints = program.Checkpoints(folder / "checkpoints")
+def restored(folder: Path) -> tuple[Any, dict[str, Any]]:
+    trainer = train_digits.DigitsTrainer(Recipe(16, 2e-3, 0), None)
+    checkpoints = Checkpoints(folder / "checkpoints")
     state, record = checkpoints.restore(trainer.state)
     checkpoints.close()
     return state, record
 
 
-def test_it_learns(program, run):
+def test_it_learns(run):
     folder, accuracy = run
     assert steps(folder) == [8, 16]
-    _, record = restored(program, folder)
+    _, record = restored(folder)
     losses = record["losses"]
     assert len(losses) == 16
     assert np.isfinite(losses).all()
@@ -69,38 +57,38 @@ def test_it_draws_a_report(run):
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 100
 
 
-def test_resuming_continues_the_same_run(program, run, tmp_path, capsys):
+def test_resuming_continues_the_same_run(run, tmp_path, capsys):
     folder, accuracy = run
     shutil.copytree(folder / "checkpoints" / "8", tmp_path / "checkpoints" / "8")
-    again = program.main([*SMALL, "--output", str(tmp_path), "--resume"])
+    again = train_digits.main([*SMALL, "--output", str(tmp_path), "--resume"])
     assert "resuming after step 8" in capsys.readouterr().out
     assert again == accuracy
     assert steps(tmp_path) == [8, 16]
-    whole, record = restored(program, folder)
-    resumed, resumed_record = restored(program, tmp_path)
+    whole, record = restored(folder)
+    resumed, resumed_record = restored(tmp_path)
     assert int(resumed["step"]) == 16
     assert resumed_record == record
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
 
-def test_other_settings_do_not_resume(program, run, tmp_path):
+def test_other_settings_do_not_resume(run, tmp_path):
     shutil.copytree(run[0] / "checkpoints" / "8", tmp_path / "checkpoints" / "8")
     with pytest.raises(SystemExit, match="'seed': 1"):
-        program.main([*SMALL, "--output", str(tmp_path), "--resume", "--seed", "1"])
+        train_digits.main([*SMALL, "--output", str(tmp_path), "--resume", "--seed", "1"])
 
 
 @pytest.mark.parametrize(
     "arguments", [["--epochs", "0"], ["--batch-size", "0"], ["--implementation", "none"]]
 )
-def test_refused_arguments(program, arguments, tmp_path):
+def test_refused_arguments(arguments, tmp_path):
     with pytest.raises(SystemExit) as refusal:
-        program.main([*arguments, "--output", str(tmp_path)])
+        train_digits.main([*arguments, "--output", str(tmp_path)])
     assert refusal.value.code != 0
 
 
-def test_augmentation_keeps_the_digit(program):
-    digits, _ = program.Digits.load(8)
-    out = np.asarray(program.augment(jax.random.key(0), digits.images))
+def test_augmentation_keeps_the_digit():
+    digits, _ = train_digits.Digits.load(8)
+    out = np.asarray(train_digits.augment(jax.random.key(0), digits.images))
     assert out.shape == digits.images.shape
     assert 0 <= out.min() <= out.max() <= 1
     assert np.abs(out - digits.images).max() > 0.05

@@ -187,10 +187,9 @@ def test_export():
     assert "jax_na_cpu" in exported.mlir_module()
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_platforms_without_kernels_run_pure_jax(platform):
-    exported = export.export(jax.jit(attend), platforms=[platform])(Q, K, V)
-    assert "jax_na_cpu" not in exported.mlir_module()
+def test_platforms_without_kernels_run_pure_jax():
+    exported = export.export(jax.jit(attend), platforms=["tpu"])(Q, K, V)
+    assert "@jax_na" not in exported.mlir_module()
     fused = jax.jit(functools.partial(attend, implementation="fused"))
     with pytest.raises(NotImplementedError):
-        export.export(fused, platforms=[platform])(Q, K, V)
+        export.export(fused, platforms=["tpu"])(Q, K, V)

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/launch.h"
 #include "cuda/plan.h"
@@ -18,6 +19,7 @@
 #include "cuda/tile/load.h"
 #include "cuda/tile/softmax.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
 
@@ -33,6 +35,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
     forward_kernel(const __grid_constant__ Forward arguments, const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;
   constexpr int kTiles = kBlock / 8;
+  constexpr bool kAnySize = kRowTiles == 1;
   constexpr bool kQueryInRegisters = kRowTiles * R::kSteps <= 8;
 
   JAX_NA_SHARED(shared);
@@ -42,12 +45,15 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
   RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
   Work& work = *reinterpret_cast<Work*>(shared + map.work);
   int* tokens = reinterpret_cast<int*>(shared + map.tokens);
+  Place* places = reinterpret_cast<Place*>(shared + map.places);
+  int* shares = reinterpret_cast<int*>(shared + map.shares);
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 
   find_work<Side::kQueries>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
   find_columns(problem, sweep, 1, columns);
+  find_places(sweep, places);
   const RowWork* own_rows = rows + warp * sweep.warp_rows();
   const uint32_t own = warp * sweep.warp_rows() * R::kBytes;
 
@@ -62,18 +68,24 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
   RunningSoftmax softmax[kRowTiles];
   float out[kRowTiles][kHeadDim / 8][4];
 
-  auto describe = [&](int step) {
-    if (threadIdx.x == 0)
-      work.steps[step % kStepsKnown] =
-          describe_step(problem, sweep, arguments.bias, stages, step, true, 1);
+  auto describe = [&](int index) {
+    const int slot = index % kStepsKnown;
+    describe_step(problem, sweep, arguments.bias, index, Side::kQueries, 1, work);
+    const Tile& stage = work.steps[slot].tile;
+    const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
+                          problem.axes[2].key_count};
+    if (index == 0 || stages.total > 1)
+      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents);
+    const int seeing = ptx::lane();
+    if (seeing < sweep.warp_count)
+      work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
   };
 
   auto find = [&](int step, int table) {
-    const Step& s = work.steps[step % kStepsKnown];
-    const int key_counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
-                              problem.axes[2].key_count};
-    find_tokens(sweep, work, key_counts, s.origin, s.line, s.line_begin,
-                tokens + table * sweep.stage_rows());
+    const int slot = step % kStepsKnown;
+    const Step& s = work.steps[slot];
+    find_tokens(sweep, places, shares + slot * sweep.stage_extents, s.tile.line, s.line_begin,
+                tokens + table * sweep.stage_rows);
   };
 
   // The tensors of the streamed side have a row of `features` for each of `heads` heads.
@@ -84,68 +96,74 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
 
   // Where an item's queries are.
   auto own_buffer = [&](const Step& s) {
-    return base + map.stationary + (sweep.buffers == 2 ? s.ordinal % 2 : 0) * map.stationary_bytes;
+    return base + map.stationary +
+           (sweep.own_buffers == 2 ? s.ordinal % 2 : 0) * map.stationary_bytes;
   };
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    const int* stage_tokens = tokens + table * sweep.stage_rows;
     const uint32_t key_to = base + map.stage + 2 * buffer * map.stage_bytes;
-    load_rows<T, kHeadDim, 2>(sweep.stage_rows(),
+    load_rows<T, kHeadDim, 2>(sweep.stage_rows,
                               {source(s.window ? arguments.key : arguments.additional_keys, s.key,
                                       problem.kv_heads, problem.head_dim),
                                source(s.window ? arguments.value : arguments.additional_values,
                                       s.value, problem.kv_heads, problem.value_dim)},
                               {key_to, key_to + map.stage_bytes},
                               [&](int row) { return stage_tokens[row]; });
-    if (s.first)
-      load_rows<T, kHeadDim, 1>(sweep.rows(),
-                                {source(arguments.query, s.query, problem.heads, problem.head_dim)},
-                                {own_buffer(s)}, [&](int row) { return rows[row].token; });
+  };
+
+  auto load_own = [&](int step) {
+    const Step& s = work.steps[step % kStepsKnown];
+    load_rows<T, kHeadDim, 1>(sweep.rows,
+                              {source(arguments.query, s.query, problem.heads, problem.head_dim)},
+                              {own_buffer(s)}, [&](int row) { return rows[row].token; });
+  };
+
+  auto used_chunks = [&](const Tile& tile) {
+    return ((tile.line > 0 ? tile.line : sweep.tile_size) + 15) / 16;
   };
 
   // What each row sees of a tile, as bits. They stay while a warp has but one tile.
   uint32_t seen[kRowTiles][2];
-  auto look = [&](const Tile& tile) {
+  auto look = [&](const Tile& tile, int unsure) {
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+        seen[m][r] =
+            seen_columns(columns, sweep, own_rows[16 * m + 8 * r + lane / 4], tile, unsure, t);
+    }
+  };
+
+  // Scales, and adds the bias.
+  auto scale_scores = [&](float (&scores)[kRowTiles][kTiles][4], const Tile& tile, int chunks,
+                          const Step& s) {
+    const float* bias = s.bias;
+    const bool with_bias = bias != nullptr && tile.line == 0;
+    const int tile_at = with_bias ? tile_bias(problem, tile.origin, 1) : 0;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const RowWork& row = own_rows[16 * m + 8 * r + lane / 4];
-        seen[m][r] = tile.line > 0
-                         ? first_columns(tile.line, t)
-                         : seen_columns(columns, sweep, row, tile.origin, tile.nominal, t);
-      }
-    }
-  };
-
-  // Adds the bias, scales, and hides what a row does not see.
-  auto mask = [&](float (&scores)[kRowTiles][kTiles][4], const Tile& tile, int chunks,
-                  const float* bias) {
-    if (scale_first) {
-      const int tile_at = tile_bias(problem, tile.origin, 1);
+        const int at = own_rows[16 * m + 8 * r + lane / 4].bias + tile_at;
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        if (n / 2 >= chunks) break;
+        for (int n = 0; n < kTiles; ++n) {
+          if (n / 2 >= chunks) break;
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int column = 8 * n + 2 * t + e;
-          const int offset = bias != nullptr && tile.line == 0 ? columns.bias[column] : 0;
-#pragma unroll
-          for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-            for (int r = 0; r < 2; ++r) {
-              float& score = scores[m][n][2 * r + e];
-              score *= scale;
-              if (bias != nullptr && tile.line == 0 && (seen[m][r] >> (2 * n + e) & 1))
-                score = fmaf(bias[own_rows[16 * m + 8 * r + lane / 4].bias + tile_at + offset],
-                             kLog2E, score);
-            }
+          for (int e = 0; e < 2; ++e) {
+            float& score = scores[m][n][2 * r + e];
+            score *= scale;
+            if (with_bias && (seen[m][r] >> (2 * n + e) & 1))
+              score = fmaf(bias[at + columns.bias[8 * n + 2 * t + e]], kLog2E, score);
           }
         }
       }
     }
-    if (tile.sure) return;
+  };
+
+  // Hides what a row does not see.
+  auto mask = [&](float (&scores)[kRowTiles][kTiles][4]) {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
@@ -157,28 +175,40 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
     }
   };
 
-  auto meet = [&](const Tile& tile, bool known, uint32_t key, uint32_t value, const float* bias) {
-    if (!known && (scale_first || !tile.sure)) look(tile);
-    const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size()) + 15) / 16;
+  // Where a lane's half of 32 bytes is in its row of a chunk of columns.
+  auto offset_of = [&](const Tile& tile, int chunk, const StreamedLane& at) {
+    const int column = 16 * chunk + at.row;
+    const int row = tile.line == 0 ? columns.row[column] : column < tile.line ? column : 0;
+    return R::chunk_offset(tile.row + row, at.half);
+  };
+
+  // A tile goes through the products as a whole, or, where kAnySize, by those of its chunks of 16
+  // columns that are in use.
+  auto meet = [&](auto whole, const Step& s, const Tile& tile, int unsure, bool known,
+                  uint32_t key) {
+    constexpr int kChunks = kTiles / 2, kAtOnce = decltype(whole)::value ? kChunks : 1;
+    if (!known && (scale_first || unsure != 0)) look(tile, unsure);
+    const int chunks = decltype(whole)::value ? kChunks : used_chunks(tile);
     float scores[kRowTiles][kTiles][4];
-    int row[kTiles / 2];
 #pragma unroll
-    for (int c = 0; c < kTiles / 2; ++c) {
+    for (int c = 0; c < kChunks; c += kAtOnce) {
       if (c >= chunks) break;
-      const int column = 16 * c + lane % 16;
-      row[c] = tile.row + (tile.line > 0 ? column : columns.row[column]);
-      float chunk[kRowTiles][2][4];
-      find_scores<T, kHeadDim, kProducts>(chunk, query, key + R::chunk_offset(row[c], lane / 16));
+      uint32_t offsets[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) offsets[i] = offset_of(tile, c + i, scores_lane(lane));
+      float part[kRowTiles][2 * kAtOnce][4];
+      find_scores<T, kHeadDim, kProducts>(part, query, key, offsets);
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          scores[m][2 * c][i] = chunk[m][0][i];
-          scores[m][2 * c + 1][i] = chunk[m][1][i];
+        for (int n = 0; n < 2 * kAtOnce; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) scores[m][2 * c + n][i] = part[m][n][i];
         }
       }
     }
-    if (scale_first || !tile.sure) mask(scores, tile, chunks, bias);
+    if (scale_first) scale_scores(scores, tile, chunks, s);
+    if (unsure != 0) mask(scores);
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       float shrink[2];
@@ -192,12 +222,13 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
       }
     }
 #pragma unroll
-    for (int c = 0; c < kTiles / 2; ++c) {
+    for (int c = 0; c < kChunks; ++c) {
       if (c >= chunks) break;
       Weights<T> weights[kRowTiles];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) weights[m].set(scores[m][2 * c], scores[m][2 * c + 1]);
-      add_combination<T, kHeadDim, kProducts>(out, weights, value, row[c], lane);
+      add_combination<T, kHeadDim, kProducts>(out, weights, key + map.stage_bytes,
+                                              offset_of(tile, c, combine_lane(lane)), lane);
     }
   };
 
@@ -220,9 +251,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
 
   auto compute = [&](int step, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const uint32_t own_query = own_buffer(s) + own;
     if (s.first) {
-      query.load(own_query, lane);
+      query.load(own_buffer(s) + own, lane);
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         softmax[m] = RunningSoftmax();
@@ -233,15 +263,23 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
         }
       }
     }
+    // Values follow their keys.
     const uint32_t key = base + map.stage + 2 * buffer * map.stage_bytes;
-    Tiles tiles(sweep, work.warp[warp], s.origin, s.line);
-    Tile tile;
-    while (tiles.next(tile, kBlock))
-      meet(tile, step > 0 && stages.total == 1 && tiles.only(), key, key + map.stage_bytes, s.bias);
-    if (s.last) finish(s, own_query);
+    const bool known = step > 0 && work.warp[warp].only;
+    Tiles tiles(sweep, work.warp[warp], s, work.view[step % kStepsKnown][warp], known);
+    if (tiles.first(kBlock)) {
+      do {
+        const Tile& tile = tiles.tile();
+        if (kAnySize && used_chunks(tile) < kTiles / 2)
+          meet(std::false_type(), s, tile, tiles.unsure(), known, key);
+        else
+          meet(std::true_type(), s, tile, tiles.unsure(), known, key);
+      } while (tiles.next(kBlock));
+    }
+    if (s.last) finish(s, own_buffer(s) + own);
   };
 
-  run_steps(steps, sweep.buffers, stages.total == 1, describe, find, load, compute);
+  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
 }
 
 }  // namespace jax_na::cuda

@@ -14,6 +14,7 @@
 #include "cuda/tile/load.h"
 #include "cuda/tile/softmax.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
 
@@ -36,6 +37,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
   constexpr int kFeatures = kKeyGradientFeatures<kHeadDim>;
   constexpr int kParts = kHeadDim / kFeatures;
   constexpr bool kInRegisters = R::kSteps <= (sizeof(T) == 2 ? 2 : 4);
+  constexpr int kAtOnce = kChunksAtOnce<T, kHeadDim>;
 
   JAX_NA_SHARED(shared);
   const Problem& problem = arguments.problem;
@@ -44,36 +46,47 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
   RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
   Work& work = *reinterpret_cast<Work*>(shared + map.work);
   int* tokens = reinterpret_cast<int*>(shared + map.tokens);
+  Place* places = reinterpret_cast<Place*>(shared + map.places);
+  int* shares = reinterpret_cast<int*>(shared + map.shares);
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 
   find_work<Side::kKeys>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
   find_columns(problem, sweep, -1, columns);
+  find_places(sweep, places);
   const RowWork* own_rows = rows + 16 * warp;
   const uint32_t own = 16 * warp * R::kBytes;
 
   const Stages& stages = work.stages;
   const int steps = own_items(static_cast<int>(problem.batch) * problem.kv_heads * kParts) *
-                    stages.total * problem.group();
-  const float scale = static_cast<float>(problem.scale);
-  const float factor = static_cast<float>(problem.scale * 1.4426950408889634);
+                    stages.total * sweep.group;
+  // Turns scores into exponents of 2; with a bias scale_scores does it.
+  const float factor =
+      problem.bias_batch > 0 ? 1.f : static_cast<float>(problem.scale * 1.4426950408889634);
 
   Stationary<T, kHeadDim, 1, kInRegisters> key, value;
   float dkey[1][kFeatures / 8][4], dvalue[1][kFeatures / 8][4];
 
   // The stages of all query heads of a key head follow each other.
-  auto describe = [&](int step) {
-    if (threadIdx.x == 0)
-      work.steps[step % kStepsKnown] =
-          describe_step(problem, sweep, arguments.bias, stages, step, false, kParts);
+  auto describe = [&](int index) {
+    const int slot = index % kStepsKnown;
+    describe_step(problem, sweep, arguments.bias, index, Side::kKeys, kParts, work);
+    const Tile& stage = work.steps[slot].tile;
+    const int counts[] = {problem.axes[0].query_count, problem.axes[1].query_count,
+                          problem.axes[2].query_count};
+    if (index == 0 || stages.total > 1)
+      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents);
+    const int seeing = ptx::lane();
+    if (seeing < sweep.warp_count)
+      work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
   };
 
   auto find = [&](int step, int table) {
-    const int query_counts[] = {problem.axes[0].query_count, problem.axes[1].query_count,
-                                problem.axes[2].query_count};
-    find_tokens(sweep, work, query_counts, work.steps[step % kStepsKnown].origin, 0, 0,
-                tokens + table * sweep.stage_rows());
+    const int slot = step % kStepsKnown;
+    const Step& s = work.steps[slot];
+    find_tokens(sweep, places, shares + slot * sweep.stage_extents, s.tile.line, s.line_begin,
+                tokens + table * sweep.stage_rows);
   };
 
   // The tensors have a row of `features` for each of `heads` heads.
@@ -85,79 +98,109 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
   // Where an item's keys are; its values follow them.
   auto own_buffer = [&](const Step& s) {
     return base + map.stationary +
-           (sweep.buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
+           (sweep.own_buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
   };
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    const int* stage_tokens = tokens + table * sweep.stage_rows;
     const uint32_t query_to = base + map.stage + 2 * buffer * map.stage_bytes;
-    load_rows<T, kHeadDim, 2>(sweep.stage_rows(),
+    load_rows<T, kHeadDim, 2>(sweep.stage_rows,
                               {source(arguments.query, s.query, problem.heads, problem.head_dim),
                                source(arguments.dout, s.out, problem.heads, problem.value_dim)},
                               {query_to, query_to + map.stage_bytes},
                               [&](int row) { return stage_tokens[row]; });
-    load_scalars(stage_tokens, sweep.stage_rows(), static_cast<const float*>(arguments.lse) + s.lse,
+    load_scalars(stage_tokens, sweep.stage_rows, static_cast<const float*>(arguments.lse) + s.lse,
                  static_cast<const float*>(arguments.workspace) + s.lse, problem.heads,
-                 base + map.scalars + 8 * buffer * sweep.stage_rows());
-    if (s.first)
-      load_rows<T, kHeadDim, 2>(
-          sweep.rows(),
-          {source(arguments.key, s.key, problem.kv_heads, problem.head_dim),
-           source(arguments.value, s.value, problem.kv_heads, problem.value_dim)},
-          {own_buffer(s), own_buffer(s) + map.stationary_bytes},
-          [&](int row) { return rows[row].token; });
+                 base + map.scalars + 8 * buffer * sweep.stage_rows);
+  };
+
+  auto load_own = [&](int step) {
+    const Step& s = work.steps[step % kStepsKnown];
+    load_rows<T, kHeadDim, 2>(
+        sweep.rows,
+        {source(arguments.key, s.key, problem.kv_heads, problem.head_dim),
+         source(arguments.value, s.value, problem.kv_heads, problem.value_dim)},
+        {own_buffer(s), own_buffer(s) + map.stationary_bytes},
+        [&](int row) { return rows[row].token; });
   };
 
   // What each row sees of a tile, as bits. They stay while a warp has but one tile.
   uint32_t seen[2];
-  auto look = [&](const Tile& tile) {
+  auto look = [&](const Tile& tile, int unsure) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const RowWork& row = own_rows[8 * r + lane / 4];
-      seen[r] = seen_columns(columns, sweep, row, tile.origin, tile.nominal, t);
+    for (int r = 0; r < 2; ++r)
+      seen[r] = seen_columns(columns, sweep, own_rows[8 * r + lane / 4], tile, unsure, t);
+  };
+
+  // Of chunks c .. c + kAtOnce - 1; nobody sees a chunk behind the last.
+  auto sees_column = [&](int c, int n, int i) {
+    return (seen[i / 2] >> (4 * c + 2 * n + i % 2) & 1) && 2 * c + n < kBlock / 8;
+  };
+
+  // Scales, and adds the bias.
+  auto scale_scores = [&](float (&scores)[2 * kAtOnce][4], const Step& s, const Tile& tile, int c) {
+    const int tile_at = tile_bias(problem, tile.origin, -1);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = own_rows[8 * (i / 2) + lane / 4].bias + tile_at;
+#pragma unroll
+      for (int n = 0; n < 2 * kAtOnce; ++n) {
+        const int column = 16 * c + 8 * n + 2 * t + i % 2;
+        scores[n][i] *= static_cast<float>(problem.scale * 1.4426950408889634);
+        if (sees_column(c, n, i))
+          scores[n][i] = fmaf(s.bias[at + columns.bias[column]], kLog2E, scores[n][i]);
+      }
     }
   };
 
-  auto meet = [&](const Tile& tile, bool known, const float* bias, uint32_t query, uint32_t dout,
-                  const float2* scalars, int first) {
-    const int chunks = (sweep.tile_size() + 15) / 16;
-    const int tile_at = bias != nullptr ? tile_bias(problem, tile.origin, -1) : 0;
-    if (!known) look(tile);
+  auto meet = [&](const Step& s, const Tile& tile, int unsure, bool known, uint32_t query,
+                  const float2* scalars) {
+    const int chunks = (sweep.tile_size + 15) / 16;
+    const int first = kParts == 1 ? 0 : s.part * kFeatures;
+    const uint32_t dout = query + map.stage_bytes;
+    if (!known) look(tile, unsure);
 #pragma unroll 1
-    for (int c = 0; c < chunks; ++c) {
-      const int row = tile.row + columns.row[16 * c + lane % 16];
-      float scores[1][2][4], cotangents[1][2][4];
-      find_scores<T, kHeadDim, kProducts>(scores, key, query + R::chunk_offset(row, lane / 16));
-      find_scores<T, kHeadDim, kProducts>(cotangents, value,
-                                          dout + R::chunk_offset(row, lane / 16));
+    for (int c = 0; c < chunks; c += kAtOnce) {
+      // Nobody sees a chunk too many.
+      auto offset_of = [&](int j, const StreamedLane& at) {
+        const int column = 16 * (c + j < chunks ? c + j : c) + at.row;
+        return R::chunk_offset(tile.row + columns.row[column], at.half);
+      };
+      uint32_t offsets[kAtOnce];
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int j = 0; j < kAtOnce; ++j) offsets[j] = offset_of(j, scores_lane(lane));
+      float scores[1][2 * kAtOnce][4], cotangents[1][2 * kAtOnce][4];
+      find_scores<T, kHeadDim, kProducts>(scores, key, query, offsets);
+      find_scores<T, kHeadDim, kProducts>(cotangents, value, dout, offsets);
+      if (problem.bias_batch > 0) scale_scores(scores[0], s, tile, c);
+#pragma unroll
+      for (int n = 0; n < 2 * kAtOnce; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int column = 16 * c + 8 * n + 2 * t + e;
+          // A chunk behind the last has columns that nobody sees.
+          const int column = min(16 * c + 8 * n + 2 * t + e, kBlock - 1);
           const float2 of_query = scalars[tile.row + columns.row[column]];  // lse, delta
           const float lse = of_query.x * kLog2E;
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
-            const bool sees = seen[r] >> (4 * c + 2 * n + e) & 1;
-            float exponent = fmaf(scores[0][n][2 * r + e], factor, -lse);
-            if (bias != nullptr && sees)
-              exponent =
-                  fmaf(bias[own_rows[8 * r + lane / 4].bias + tile_at + columns.bias[column]],
-                       kLog2E, exponent);
-            const float weight = sees ? ptx::exp2(exponent) : 0.f;
-            scores[0][n][2 * r + e] = weight;
+            float& score = scores[0][n][2 * r + e];
             float& dscore = cotangents[0][n][2 * r + e];
-            dscore = sees ? weight * (dscore - of_query.y) : 0.f;
+            const bool sees = sees_column(c, n, 2 * r + e);
+            score = sees ? ptx::exp2(fmaf(score, factor, -lse)) : 0.f;
+            dscore = sees ? score * (dscore - of_query.y) : 0.f;
           }
         }
       }
-      Weights<T> weights[1];
-      weights[0].set(scores[0][0], scores[0][1]);
-      add_combination<T, kHeadDim, kProducts>(dvalue, weights, dout, row, lane, first);
-      weights[0].set(cotangents[0][0], cotangents[0][1]);
-      add_combination<T, kHeadDim, kProducts>(dkey, weights, query, row, lane, first);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const uint32_t offset = offset_of(j, combine_lane(lane));
+        Weights<T> weights[1];
+        weights[0].set(scores[0][2 * j], scores[0][2 * j + 1]);
+        add_combination<T, kHeadDim, kProducts>(dvalue, weights, dout, offset, lane, first);
+        weights[0].set(cotangents[0][2 * j], cotangents[0][2 * j + 1]);
+        add_combination<T, kHeadDim, kProducts>(dkey, weights, query, offset, lane, first);
+      }
     }
   };
 
@@ -171,31 +214,35 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
 
   auto compute = [&](int step, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const uint32_t own_key = own_buffer(s) + own, own_value = own_key + map.stationary_bytes;
     if (s.first) {
-      key.load(own_key, lane);
-      value.load(own_value, lane);
+      key.load(own_buffer(s) + own, lane);
+      value.load(own_buffer(s) + own + map.stationary_bytes, lane);
 #pragma unroll
       for (int j = 0; j < kFeatures / 8; ++j) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) dkey[0][j][i] = dvalue[0][j][i] = 0.f;
       }
     }
-    const int first = s.part * kFeatures;
     const uint32_t query = base + map.stage + 2 * buffer * map.stage_bytes;
     const float2* scalars =
-        reinterpret_cast<const float2*>(shared + map.scalars) + buffer * sweep.stage_rows();
-    Tiles tiles(sweep, work.warp[warp], s.origin, 0);
-    Tile tile;
-    while (tiles.next(tile, kBlock))
-      meet(tile, step > 0 && stages.total == 1 && tiles.only(), s.bias, query,
-           query + map.stage_bytes, scalars, first);
+        reinterpret_cast<const float2*>(shared + map.scalars) + buffer * sweep.stage_rows;
+    const bool known = step > 0 && work.warp[warp].only;
+    Tiles tiles(sweep, work.warp[warp], s, work.view[step % kStepsKnown][warp], known);
+    if (tiles.first(kBlock)) {
+      do {
+        meet(s, tiles.tile(), tiles.unsure(), known, query, scalars);
+      } while (tiles.next(kBlock));
+    }
     if (!s.last) return;
-    store(dkey[0], scale, arguments.dkey, s.key, own_key, problem.head_dim, first);
-    store(dvalue[0], 1.f, arguments.dvalue, s.value, own_value, problem.value_dim, first);
+    const int first = kParts == 1 ? 0 : s.part * kFeatures;
+    const uint32_t staging = own_buffer(s) + own;
+    store(dkey[0], static_cast<float>(problem.scale), arguments.dkey, s.key, staging,
+          problem.head_dim, first);
+    store(dvalue[0], 1.f, arguments.dvalue, s.value, staging + map.stationary_bytes,
+          problem.value_dim, first);
   };
 
-  run_steps(steps, sweep.buffers, stages.total == 1, describe, find, load, compute);
+  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
 }
 
 }  // namespace jax_na::cuda

@@ -1,5 +1,5 @@
-// The gradient of the queries. Queries are stationary, as in the forward kernel, and each chunk of
-// 16 keys is done with before the next: scores and their cotangents, the weights from the stored
+// The gradient of the queries. Queries are stationary, as in the forward kernel, and few chunks of
+// 16 keys are done with before the next: scores and their cotangents, the weights from the stored
 // LSE, and the product with the keys.
 //
 // It also leaves delta = rowsum(dout * out) - dlse in the workspace, for the gradient of the keys,
@@ -17,6 +17,7 @@
 #include "cuda/tile/load.h"
 #include "cuda/tile/softmax.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
 
@@ -33,6 +34,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
                           const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;
   constexpr bool kInRegisters = kRowTiles * R::kSteps <= 8;
+  constexpr int kTiles = kBlock / 8;
+  constexpr int kAtOnce = kChunksAtOnce<T, kHeadDim>;
 
   JAX_NA_SHARED(shared);
   const Problem& problem = arguments.problem;
@@ -41,12 +44,15 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
   RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
   Work& work = *reinterpret_cast<Work*>(shared + map.work);
   int* tokens = reinterpret_cast<int*>(shared + map.tokens);
+  Place* places = reinterpret_cast<Place*>(shared + map.places);
+  int* shares = reinterpret_cast<int*>(shared + map.shares);
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 
   find_work<Side::kQueries>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
   find_columns(problem, sweep, 1, columns);
+  find_places(sweep, places);
   const RowWork* own_rows = rows + warp * sweep.warp_rows();
   const uint32_t own = warp * sweep.warp_rows() * R::kBytes;
 
@@ -59,18 +65,24 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
   float lse[kRowTiles][2], delta[kRowTiles][2];  // lse in units of log2
   float dquery[kRowTiles][kHeadDim / 8][4];
 
-  auto describe = [&](int step) {
-    if (threadIdx.x == 0)
-      work.steps[step % kStepsKnown] =
-          describe_step(problem, sweep, arguments.bias, stages, step, true, 1);
+  auto describe = [&](int index) {
+    const int slot = index % kStepsKnown;
+    describe_step(problem, sweep, arguments.bias, index, Side::kQueries, 1, work);
+    const Tile& stage = work.steps[slot].tile;
+    const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
+                          problem.axes[2].key_count};
+    if (index == 0 || stages.total > 1)
+      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents);
+    const int seeing = ptx::lane();
+    if (seeing < sweep.warp_count)
+      work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
   };
 
   auto find = [&](int step, int table) {
-    const Step& s = work.steps[step % kStepsKnown];
-    const int key_counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
-                              problem.axes[2].key_count};
-    find_tokens(sweep, work, key_counts, s.origin, s.line, s.line_begin,
-                tokens + table * sweep.stage_rows());
+    const int slot = step % kStepsKnown;
+    const Step& s = work.steps[slot];
+    find_tokens(sweep, places, shares + slot * sweep.stage_extents, s.tile.line, s.line_begin,
+                tokens + table * sweep.stage_rows);
   };
 
   // The tensors of the streamed side have a row of `features` for each of `heads` heads.
@@ -82,26 +94,29 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
   // Where an item's queries are; dout follows them.
   auto own_buffer = [&](const Step& s) {
     return base + map.stationary +
-           (sweep.buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
+           (sweep.own_buffers == 2 ? s.ordinal % 2 : 0) * 2 * map.stationary_bytes;
   };
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows();
+    const int* stage_tokens = tokens + table * sweep.stage_rows;
     const uint32_t key_to = base + map.stage + 2 * buffer * map.stage_bytes;
-    load_rows<T, kHeadDim, 2>(sweep.stage_rows(),
+    load_rows<T, kHeadDim, 2>(sweep.stage_rows,
                               {source(s.window ? arguments.key : arguments.additional_keys, s.key,
                                       problem.kv_heads, problem.head_dim),
                                source(s.window ? arguments.value : arguments.additional_values,
                                       s.value, problem.kv_heads, problem.value_dim)},
                               {key_to, key_to + map.stage_bytes},
                               [&](int row) { return stage_tokens[row]; });
-    if (s.first)
-      load_rows<T, kHeadDim, 2>(sweep.rows(),
-                                {source(arguments.query, s.query, problem.heads, problem.head_dim),
-                                 source(arguments.dout, s.out, problem.heads, problem.value_dim)},
-                                {own_buffer(s), own_buffer(s) + map.stationary_bytes},
-                                [&](int row) { return rows[row].token; });
+  };
+
+  auto load_own = [&](int step) {
+    const Step& s = work.steps[step % kStepsKnown];
+    load_rows<T, kHeadDim, 2>(sweep.rows,
+                              {source(arguments.query, s.query, problem.heads, problem.head_dim),
+                               source(arguments.dout, s.out, problem.heads, problem.value_dim)},
+                              {own_buffer(s), own_buffer(s) + map.stationary_bytes},
+                              [&](int row) { return rows[row].token; });
   };
 
   // Two lanes go along each of 16 rows of dout, in shared memory, and of out.
@@ -141,63 +156,109 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
 
   // What each row sees of a tile, as bits. They stay while a warp has but one tile.
   uint32_t seen[kRowTiles][2];
-  auto look = [&](const Tile& tile) {
+  auto look = [&](const Tile& tile, int unsure) {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const RowWork& row = own_rows[16 * m + 8 * r + lane / 4];
-        seen[m][r] = tile.line > 0
-                         ? first_columns(tile.line, t)
-                         : seen_columns(columns, sweep, row, tile.origin, tile.nominal, t);
+      for (int r = 0; r < 2; ++r)
+        seen[m][r] =
+            seen_columns(columns, sweep, own_rows[16 * m + 8 * r + lane / 4], tile, unsure, t);
+    }
+  };
+
+  // Of chunks c .. c + kAtOnce - 1; nobody sees a chunk behind the last.
+  auto sees_column = [&](int m, int c, int n, int i) {
+    return (seen[m][i / 2] >> (4 * c + 2 * n + i % 2) & 1) && 2 * c + n < kTiles;
+  };
+
+  // Scales, and adds the bias.
+  auto scale_scores = [&](float (&scores)[kRowTiles][2 * kAtOnce][4], const Step& s,
+                          const Tile& tile, int c) {
+    const int tile_at = tile_bias(problem, tile.origin, 1);
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = own_rows[16 * m + 8 * (i / 2) + lane / 4].bias + tile_at;
+#pragma unroll
+        for (int n = 0; n < 2 * kAtOnce; ++n) {
+          const int column = 16 * c + 8 * n + 2 * t + i % 2;
+          scores[m][n][i] *= factor;
+          if (sees_column(m, c, n, i))
+            scores[m][n][i] = fmaf(s.bias[at + columns.bias[column]], kLog2E, scores[m][n][i]);
+        }
       }
     }
   };
 
-  auto meet = [&](const Tile& tile, bool known, uint32_t key, uint32_t value, const float* bias,
-                  float* dbias) {
-    const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size()) + 15) / 16;
-    const bool with_bias = bias != nullptr && tile.line == 0;
-    const int tile_at = with_bias ? tile_bias(problem, tile.origin, 1) : 0;
-    if (!known) look(tile);
+  auto add_bias_gradient = [&](const float (&dscores)[kRowTiles][2 * kAtOnce][4], const Step& s,
+                               const Tile& tile, int c) {
+    float* dbias = static_cast<float*>(arguments.dbias) + s.dbias;
+    const int tile_at = tile_bias(problem, tile.origin, 1);
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = own_rows[16 * m + 8 * (i / 2) + lane / 4].bias + tile_at;
+#pragma unroll
+        for (int n = 0; n < 2 * kAtOnce; ++n) {
+          const int column = 16 * c + 8 * n + 2 * t + i % 2;
+          if (sees_column(m, c, n, i))
+            atomicAdd(dbias + at + columns.bias[column], dscores[m][n][i]);
+        }
+      }
+    }
+  };
+
+  auto meet = [&](const Step& s, const Tile& tile, int unsure, bool known, uint32_t key) {
+    const int chunks = ((tile.line > 0 ? tile.line : sweep.tile_size) + 15) / 16;
+    const bool with_bias = problem.bias_batch > 0 && tile.line == 0;
+    if (!known) look(tile, unsure);
 #pragma unroll 1
-    for (int c = 0; c < chunks; ++c) {
-      const int column = 16 * c + lane % 16;
-      const int row = tile.row + (tile.line > 0 ? column : columns.row[column]);
-      float scores[kRowTiles][2][4], cotangents[kRowTiles][2][4];
-      find_scores<T, kHeadDim, kProducts>(scores, query, key + R::chunk_offset(row, lane / 16));
-      find_scores<T, kHeadDim, kProducts>(cotangents, dout,
-                                          value + R::chunk_offset(row, lane / 16));
-      Weights<T> weights[kRowTiles];
+    for (int c = 0; c < chunks; c += kAtOnce) {
+      // Nobody sees a chunk too many.
+      auto offset_of = [&](int j, const StreamedLane& at) {
+        const int column = 16 * (c + j < chunks ? c + j : c) + at.row;
+        return R::chunk_offset(tile.row + (tile.line > 0 ? column : columns.row[column]), at.half);
+      };
+      uint32_t offsets[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) offsets[j] = offset_of(j, scores_lane(lane));
+      float scores[kRowTiles][2 * kAtOnce][4], cotangents[kRowTiles][2 * kAtOnce][4];
+      find_scores<T, kHeadDim, kProducts>(scores, query, key, offsets);
+      find_scores<T, kHeadDim, kProducts>(cotangents, dout, key + map.stage_bytes, offsets);
+      if (with_bias) scale_scores(scores, s, tile, c);
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
+        for (int n = 0; n < 2 * kAtOnce; ++n) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const int r = i / 2, e = i % 2;
-            const bool sees = seen[m][r] >> (4 * c + 2 * n + e) & 1;
-            float exponent = fmaf(scores[m][n][i], factor, -lse[m][r]);
-            const int at = with_bias ? own_rows[16 * m + 8 * r + lane / 4].bias + tile_at +
-                                           columns.bias[16 * c + 8 * n + 2 * t + e]
-                                     : 0;
-            if (with_bias && sees) exponent = fmaf(bias[at], kLog2E, exponent);
-            const float weight = sees ? ptx::exp2(exponent) : 0.f;
-            const float dscore = sees ? weight * (cotangents[m][n][i] - delta[m][r]) : 0.f;
-            cotangents[m][n][i] = dscore;
-            if (with_bias && sees) atomicAdd(dbias + at, dscore);
+            const int r = i / 2;
+            const bool sees = sees_column(m, c, n, i);
+            const float exponent = fmaf(scores[m][n][i], with_bias ? 1.f : factor, -lse[m][r]);
+            float& dscore = cotangents[m][n][i];
+            dscore = sees ? ptx::exp2(exponent) * (dscore - delta[m][r]) : 0.f;
           }
         }
-        weights[m].set(cotangents[m][0], cotangents[m][1]);
       }
-      add_combination<T, kHeadDim, kProducts>(dquery, weights, key, row, lane);
+      if (with_bias) add_bias_gradient(cotangents, s, tile, c);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        Weights<T> weights[kRowTiles];
+#pragma unroll
+        for (int m = 0; m < kRowTiles; ++m)
+          weights[m].set(cotangents[m][2 * j], cotangents[m][2 * j + 1]);
+        add_combination<T, kHeadDim, kProducts>(dquery, weights, key,
+                                                offset_of(j, combine_lane(lane)), lane);
+      }
     }
   };
 
   auto compute = [&](int step, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const uint32_t own_query = own_buffer(s) + own;
     if (s.first) {
+      const uint32_t own_query = own_buffer(s) + own;
       query.load(own_query, lane);
       dout.load(own_query + map.stationary_bytes, lane);
       find_delta(s, own_query + map.stationary_bytes);
@@ -210,24 +271,27 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
         }
       }
     }
+    // Values follow their keys.
     const uint32_t key = base + map.stage + 2 * buffer * map.stage_bytes;
-    float* dbias = static_cast<float*>(arguments.dbias) + s.dbias;
-    Tiles tiles(sweep, work.warp[warp], s.origin, s.line);
-    Tile tile;
-    while (tiles.next(tile, kBlock))
-      meet(tile, step > 0 && stages.total == 1 && tiles.only(), key, key + map.stage_bytes, s.bias,
-           dbias);
+    const bool known = step > 0 && work.warp[warp].only;
+    Tiles tiles(sweep, work.warp[warp], s, work.view[step % kStepsKnown][warp], known);
+    if (tiles.first(kBlock)) {
+      do {
+        meet(s, tiles.tile(), tiles.unsure(), known, key);
+      } while (tiles.next(kBlock));
+    }
     if (!s.last) return;
 
+    const uint32_t staging = own_buffer(s) + own;
     T* to = static_cast<T*>(arguments.dquery) + s.query;
     const float scales[2] = {scale, scale};
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m)
-      store_rows<T, kHeadDim>(dquery[m], scales, own_query + 16 * m * R::kBytes, own_rows + 16 * m,
+      store_rows<T, kHeadDim>(dquery[m], scales, staging + 16 * m * R::kBytes, own_rows + 16 * m,
                               to, problem.heads * problem.head_dim, problem.head_dim, lane);
   };
 
-  run_steps(steps, sweep.buffers, stages.total == 1, describe, find, load, compute);
+  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
 }
 
 }  // namespace jax_na::cuda

@@ -32,7 +32,7 @@ template <int kBlock>
 __device__ void find_columns(const Problem& problem, const Sweep& sweep, int sign,
                              Columns<kBlock>& columns) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const int size = sweep.tile_size();
+  const int size = sweep.tile_size;
   for (int column = threadIdx.x; column < kBlock; column += blockDim.x) {
     int z = column < size ? column : 0;
     const int x = sweep.tile_x.split(z), y = sweep.tile_y.split(z);
@@ -67,18 +67,28 @@ __device__ void find_columns(const Problem& problem, const Sweep& sweep, int sig
   }
 }
 
-// The columns of a tile that a row sees. The tile's first position is `origin`, and columns before
-// `nominal` were met in another tile.
+// The first `count` columns.
+__device__ __forceinline__ uint32_t first_columns(int count, int t) {
+  uint32_t word = 0;
+#pragma unroll
+  for (int bit = 0; bit < 32; ++bit)
+    word |= (8 * (bit / 2) + 2 * t + bit % 2 < count ? 1u : 0u) << bit;
+  return word;
+}
+
+// The columns of a tile that a row sees; `unsure` are the axes to look at.
 template <int kBlock>
 __device__ __forceinline__ uint32_t seen_columns(const Columns<kBlock>& columns, const Sweep& sweep,
-                                                 const RowWork& row, const int (&origin)[kMaxRank],
-                                                 const int (&nominal)[kMaxRank], int t) {
+                                                 const RowWork& row, const Tile& tile, int unsure,
+                                                 int t) {
+  if (tile.line > 0) return first_columns(tile.line, t);
   uint32_t word = ~0u;
 #pragma unroll
   for (int axis = 0; axis < kMaxRank; ++axis) {
-    const int extent = sweep.tile[axis];
-    const int low = min(max(max(row.seen[axis].begin, nominal[axis]) - origin[axis], 0), extent);
-    const int high = min(max(row.seen[axis].end - origin[axis], 0), extent);
+    if (!(unsure >> axis & 1)) continue;
+    const int extent = sweep.tile[axis], origin = tile.origin[axis];
+    const int low = min(max(max(row.seen[axis].begin, tile.nominal[axis]) - origin, 0), extent);
+    const int high = min(max(row.seen[axis].end - origin, 0), extent);
     const uint32_t (*below)[4] = columns.below + below_begin(sweep, axis);
     word &= below[high][t] & ~below[low][t];
   }
@@ -93,15 +103,6 @@ __device__ __forceinline__ int tile_bias(const Problem& problem, const int (&ori
   for (int axis = 0; axis < kMaxRank; ++axis)
     index = index * (2 * problem.axes[axis].window - 1) + sign * origin[axis];
   return index;
-}
-
-// The first `count` columns.
-__device__ __forceinline__ uint32_t first_columns(int count, int t) {
-  uint32_t word = 0;
-#pragma unroll
-  for (int bit = 0; bit < 32; ++bit)
-    word |= (8 * (bit / 2) + 2 * t + bit % 2 < count ? 1u : 0u) << bit;
-  return word;
 }
 
 }  // namespace jax_na::cuda

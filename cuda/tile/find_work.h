@@ -9,9 +9,6 @@
 
 namespace jax_na::cuda {
 
-// Which pass's side is stationary: queries, or (in the key gradient) keys.
-enum class Side { kQueries, kKeys };
-
 template <Side kStationary>
 __device__ inline Interval seen_by(const Rule& rule, int position) {
   return kStationary == Side::kQueries ? rule.window_of(position) : rule.queries_of(position);
@@ -59,7 +56,7 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
   __syncthreads();
   if (work.empty()) return;
 
-  if (thread < kMaxRank * sweep.warp_count()) {
+  if (thread < kMaxRank * sweep.warp_count) {
     const int axis = thread % kMaxRank;
     const int warp = thread / kMaxRank;
     const int behind = axis == 2 ? 1 : axis == 1 ? sweep.warps[2] : sweep.warps[2] * sweep.warps[1];
@@ -87,11 +84,11 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
       stages.count[a] = max((met.size() + sweep.stage[a] - 1) / sweep.stage[a], 1);
       stages.windows *= stages.count[a];
     }
-    stages.line_rows = sweep.stage_rows();
+    stages.line_rows = sweep.stage_rows;
     const int line = kStationary == Side::kQueries ? problem.additional : 0;
     stages.total = stages.windows + (line + stages.line_rows - 1) / stages.line_rows;
   }
-  for (int row = thread; row < sweep.rows(); row += blockDim.x) {
+  for (int row = thread; row < sweep.rows; row += blockDim.x) {
     int warp = row / sweep.warp_rows(), within = row % sweep.warp_rows();
     int place[kMaxRank], position[kMaxRank];
     place[2] = warp % sweep.warps[2] * sweep.warp_box[2] + sweep.box_x.split(within);
@@ -120,6 +117,16 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
     }
     if (!holds) mine.token = -1;
     rows[row] = mine;
+  }
+  __syncthreads();
+  if (thread < sweep.warp_count) {
+    WarpWork& mine = work.warp[thread];
+    bool only = work.stages.total == 1;
+    for (int a = 0; a < kMaxRank; ++a) {
+      const int size = mine.need[a].size();
+      only = only && size > 0 && size <= sweep.tile[a];
+    }
+    mine.only = only;
   }
   __syncthreads();
 }

@@ -3,7 +3,8 @@
 //   scores:  [16 stationary rows, features] x [16 streamed rows, features]^T
 //   combine: [16 stationary rows, 16 weights] x [16 streamed rows, features]
 //
-// In both a lane addresses streamed row lane % 16, in half lane / 16 of every 32 bytes.
+// A lane addresses one half of every 32 bytes of one streamed row: which, so that the two words of
+// a right operand arrive side by side.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +18,24 @@
 
 namespace jax_na::cuda {
 
+struct StreamedLane {
+  int row, half;
+};
+__device__ __forceinline__ StreamedLane scores_lane(int lane) {
+  return {lane / 16 * 8 + lane % 8, lane / 8 % 2};
+}
+__device__ __forceinline__ StreamedLane combine_lane(int lane) {
+  return {lane % 16, lane / 16};
+}
+
 // How float32 products are made: of TF32 numbers, or of each number's TF32 part and what it leaves
 // (three products: the fourth is below float32's own rounding).
 enum class Products { kPlain, kSplit };
+
+// Chunks of 16 streamed tokens that a backward kernel meets together: two hide each other's latency
+// where registers allow.
+template <typename T, int kHeadDim>
+constexpr int kChunksAtOnce = sizeof(T) == 2 && kHeadDim > 64 && kHeadDim <= 128 ? 2 : 1;
 
 // d = a b + c; `d` and `c` may be the same.
 template <typename T, Products kProducts>
@@ -74,27 +90,35 @@ struct Stationary {
   }
 };
 
-// scores[m][n][..] = rows of fragment m times streamed rows 8n .. 8n + 7.
-template <typename T, int kHeadDim, Products kProducts, int kRowTiles, bool kInRegisters>
+// scores[m][n][..] = rows of fragment m times streamed rows 8n .. 8n + 7. `offsets` are, from
+// `base` on, those of scores_lane(lane) in each chunk.
+template <typename T, int kHeadDim, Products kProducts, int kRowTiles, bool kInRegisters,
+          int kChunks>
 __device__ __forceinline__ void find_scores(
-    float (&scores)[kRowTiles][2][4],
-    const Stationary<T, kHeadDim, kRowTiles, kInRegisters>& stationary, uint32_t streamed) {
+    float (&scores)[kRowTiles][2 * kChunks][4],
+    const Stationary<T, kHeadDim, kRowTiles, kInRegisters>& stationary, uint32_t base,
+    const uint32_t (&offsets)[kChunks]) {
   using R = Rows<T, kHeadDim>;
   constexpr float kZero[4] = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
   for (int k = 0; k < R::kSteps; ++k) {
-    uint32_t b[4];
-    ptx::ldmatrix(b, R::at_step(streamed, k));
+    uint32_t a[kRowTiles][4];
 #pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-      uint32_t a[4];
-      stationary.get(a, m, k);
+    for (int m = 0; m < kRowTiles; ++m) stationary.get(a[m], m, k);
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        if (k == 0)
-          multiply<T, kProducts>(scores[m][n], a, b[n], b[n + 2], kZero);
-        else
-          multiply<T, kProducts>(scores[m][n], a, b[n], b[n + 2], scores[m][n]);
+    for (int c = 0; c < kChunks; ++c) {
+      uint32_t b[4];
+      ptx::ldmatrix(b, R::at_step(base + offsets[c], k));
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          float (&sum)[4] = scores[m][2 * c + n];
+          if (k == 0)
+            multiply<T, kProducts>(sum, a[m], b[2 * n], b[2 * n + 1], kZero);
+          else
+            multiply<T, kProducts>(sum, a[m], b[2 * n], b[2 * n + 1], sum);
+        }
       }
     }
   }
@@ -130,15 +154,17 @@ struct Weights {
   }
 };
 
-// sums[m][j][..] += weights of fragment m times features 8j .. 8j + 7 of the streamed rows, for
-// kTiles values of j from feature kFirst on. `row` is this lane's streamed row.
+// sums[m][j][..] += weights of fragment m times features 8j .. 8j + 7 of the streamed rows at
+// `base`, for kTiles values of j from feature `first` on. `offset` is chunk_offset(row, half) of
+// this lane.
 template <typename T, int kHeadDim, Products kProducts, int kRowTiles, int kTiles>
 __device__ __forceinline__ void add_combination(float (&sums)[kRowTiles][kTiles][4],
                                                 const Weights<T> (&weights)[kRowTiles],
-                                                uint32_t base, int row, int lane, int first = 0) {
+                                                uint32_t base, uint32_t offset, int lane,
+                                                int first = 0) {
   using R = Rows<T, kHeadDim>;
   if constexpr (!std::is_same_v<T, float>) {
-    uint32_t streamed = base + R::chunk_offset(row, lane / 16);
+    const uint32_t streamed = base + offset;
 #pragma unroll
     for (int j = 0; j < kTiles; j += 2) {
       uint32_t b[4];
@@ -150,7 +176,7 @@ __device__ __forceinline__ void add_combination(float (&sums)[kRowTiles][kTiles]
       }
     }
   } else {
-    int g = lane / 4, t = lane % 4;
+    const int g = lane / 4, t = lane % 4, row = offset / R::kBytes;
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       uint32_t even = base + R::chunk_offset(__shfl_sync(~0u, row, 8 * n + 2 * t), g / 4);

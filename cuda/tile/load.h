@@ -5,8 +5,8 @@
 
 #include "cuda/plan.h"
 #include "cuda/ptx/cp_async.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/tile/rows.h"
-#include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
 
 namespace jax_na::cuda {
@@ -27,45 +27,70 @@ template <typename T, int kHeadDim, int kSources, typename TokenOf>
 __device__ __forceinline__ void load_rows(int rows, const Source (&from)[kSources],
                                           const uint32_t (&to)[kSources], TokenOf token_of) {
   using R = Rows<T, kHeadDim>;
-  const int side_by_side = blockDim.x / R::kChunks, chunk = threadIdx.x % R::kChunks;
-  const int begin = threadIdx.x / R::kChunks;
+  constexpr int kLanes = R::kChunks < 32 ? R::kChunks : 32;  // threads that copy a row together
+  const int side_by_side = blockDim.x / kLanes, begin = threadIdx.x / kLanes;
   if (begin >= side_by_side) return;
-  for (int row = begin; row < rows; row += side_by_side) {
-    const int token = token_of(row);
-    if (token == kUnmet) continue;
-    const uint32_t offset = R::chunk_offset(row, chunk);
+#pragma unroll
+  for (int piece = 0; piece < R::kChunks / kLanes; ++piece) {
+    const int chunk = piece * kLanes + threadIdx.x % kLanes;
+    const char* column[kSources];
+    bool inside[kSources];
 #pragma unroll
     for (int i = 0; i < kSources; ++i) {
-      const bool valid = token >= 0 && chunk * R::kPerChunk < from[i].features;
-      const char* address =
-          from[i].base + (valid ? static_cast<int64_t>(token) * from[i].stride + 16 * chunk : 0);
-      ptx::cp_async(to[i] + offset, address, valid);
+      inside[i] = chunk * R::kPerChunk < from[i].features;
+      column[i] = from[i].base + (inside[i] ? 16 * chunk : 0);
+    }
+    for (int row = begin; row < rows; row += side_by_side) {
+      const int token = token_of(row);
+      if (token == kUnmet) continue;
+      const uint32_t offset = R::chunk_offset(row, chunk);
+      const int64_t read = max(token, 0);
+#pragma unroll
+      for (int i = 0; i < kSources; ++i)
+        ptx::cp_async(to[i] + offset, column[i] + read * from[i].stride, token >= 0 && inside[i]);
     }
   }
 }
 
-// Writes the token of every row of a stage: of a box at `origin`, or of a line of `line` tokens
-// from `begin` on.
-__device__ inline void find_tokens(const Sweep& sweep, const Work& work,
-                                   const int (&counts)[kMaxRank], const StageOrigin& origin,
-                                   int line, int begin, int* tokens) {
-  for (int row = threadIdx.x; row < sweep.stage_rows(); row += blockDim.x) {
+// Fills the places of a stage's rows, which depend on the plan alone. Every thread calls it.
+__device__ inline void find_places(const Sweep& sweep, Place* places) {
+  for (int row = threadIdx.x; row < sweep.stage_rows; row += blockDim.x) {
+    int z = row;
+    const int x = sweep.pitch_x.split(z), y = sweep.stage_y.split(z);
+    const bool met = z < sweep.stage[0] && x < sweep.stage[2];
+    places[row] = {{static_cast<uint16_t>(z), static_cast<uint16_t>(y), static_cast<uint16_t>(x)},
+                   met};
+  }
+}
+
+// Each axis's share of the tokens of the stage at `origin`, negative where there is none: one axis
+// after the other. `counts` are the axes of the streamed tensor. A warp calls it.
+__device__ inline void find_shares(const Sweep& sweep, const Work& work,
+                                   const int (&counts)[kMaxRank], const int (&origin)[kMaxRank],
+                                   int* shares) {
+  for (int i = ptx::lane(); i < sweep.stage_extents; i += 32) {
+    const int axis = i < sweep.stage[0] ? 0 : i < sweep.stage[0] + sweep.stage[1] ? 1 : 2;
+    const int before = axis == 0 ? 0 : axis == 1 ? sweep.stage[0] : sweep.stage[0] + sweep.stage[1];
+    const int position = origin[axis] + i - before;
+    const AxisWork& at = work.axis[axis];
+    const int stride = axis == 2 ? 1 : axis == 1 ? counts[2] : counts[2] * counts[1];
+    shares[i] = position < at.met.end ? at.streamed_token(position) * stride : INT32_MIN;
+  }
+}
+
+// Writes the token of every row of a stage, a box or a line from token `begin` on.
+__device__ __forceinline__ void find_tokens(const Sweep& sweep, const Place* places,
+                                            const int* shares, int line, int begin, int* tokens) {
+  for (int row = threadIdx.x; row < sweep.stage_rows; row += blockDim.x) {
     int token = row < line ? begin + row : kZeros;
     if (line == 0) {
-      int z = row;
-      const int x = sweep.pitch_x.split(z), y = sweep.stage_y.split(z);
-      const int place[kMaxRank] = {z, y, x};
-      bool valid = true, met = true;
-      token = 0;
-#pragma unroll
-      for (int a = 0; a < kMaxRank; ++a) {
-        const AxisWork& axis = work.axis[a];
-        const int position = origin.at[a] + place[a];
-        met = met && place[a] < sweep.stage[a];
-        valid = valid && position < axis.met.end;
-        token = token * counts[a] + axis.streamed_token(position);
+      const Place place = places[row];
+      token = kUnmet;
+      if (place.met) {
+        const int z = shares[place.at[0]], y = shares[sweep.stage[0] + place.at[1]];
+        const int x = shares[sweep.stage[0] + sweep.stage[1] + place.at[2]];
+        token = (z | y | x) < 0 ? kZeros : z + y + x;
       }
-      token = !met ? kUnmet : valid ? token : kZeros;
     }
     tokens[row] = token;
   }

@@ -12,6 +12,8 @@ struct SharedMap {
   int stage_bytes = 0;       // of one of them
   int scalars = 0;  // for each buffer, one float2 for every streamed row; key gradient only
   int tokens = 0;   // two tables of the rows of a stage
+  int places = 0;   // of the rows of a stage
+  int shares = 0;   // for each known step, of the positions of a stage along each axis
   int columns = 0;
   int rows = 0;
   int work = 0;

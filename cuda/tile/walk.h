@@ -1,10 +1,11 @@
-// The order of work inside a CTA: stages of the streamed side, and a warp's tiles of a stage.
+// The order of work inside a CTA: the stages of its items, one after the other.
 #pragma once
 
 #include <cstdint>
 
 #include "cuda/plan.h"
 #include "cuda/ptx/cp_async.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/tile/bias.h"
 #include "cuda/tile/work.h"
 
@@ -16,28 +17,32 @@ __device__ __forceinline__ int own_items(int count) {
   return (count - static_cast<int>(blockIdx.y) + sharers - 1) / sharers;
 }
 
-// Describes step `index` of a CTA whose stationary side has `group` query heads for each of its
-// items: 1 where queries are stationary.
-__device__ inline Step describe_step(const Problem& problem, const Sweep& sweep, const void* bias,
-                                     const Stages& stages, int index, bool queries_stationary,
-                                     int parts) {
-  const int heads_of_item = queries_stationary ? 1 : problem.group();
+// Step `index` of a CTA. `parts` are those of an item's features; where keys are stationary, an
+// item is a key head, and goes through the stages of all its query heads.
+__device__ inline Step find_step(const Problem& problem, const Sweep& sweep, const void* bias,
+                                 const Stages& stages, int index, Side stationary, int parts) {
+  const int heads_of_item = stationary == Side::kQueries ? 1 : sweep.group;
   const int steps = stages.total * heads_of_item;
-  const int stage = index % steps % stages.total;
+  const int of_item = index % steps, stage = of_item % stages.total;
   Step step;
   step.ordinal = index / steps;
-  step.first = index % steps == 0;
-  step.last = index % steps == steps - 1;
+  step.first = of_item == 0;
+  step.last = of_item == steps - 1;
+  step.stage = stage;
+  step.final_head = of_item / stages.total == heads_of_item - 1;
   int entry = static_cast<int>(blockIdx.y) + step.ordinal * static_cast<int>(gridDim.y);
   const int item = sweep.heads.split(entry);
   step.part = item % parts;
   const int head =
-      queries_stationary ? item : item / parts * heads_of_item + index % steps / stages.total;
-  const int kv_head = head / problem.group();
+      stationary == Side::kQueries ? item : item / parts * heads_of_item + of_item / stages.total;
+  const int kv_head = head / sweep.group;
   step.window = stage < stages.windows;
   step.line_begin = (stage - stages.windows) * stages.line_rows;
-  step.line = step.window ? 0 : min(problem.additional - step.line_begin, stages.line_rows);
-  step.origin = stages.origin(sweep, step.window ? stage : 0);
+  step.tile = Tile{};
+  step.tile.line = step.window ? 0 : min(problem.additional - step.line_begin, stages.line_rows);
+  const StageOrigin origin = stages.origin(sweep, step.window ? stage : 0);
+#pragma unroll
+  for (int a = 0; a < kMaxRank; ++a) step.tile.origin[a] = step.tile.nominal[a] = origin.at[a];
   const int64_t queries = problem.query_tokens();
   const int64_t keys = step.window ? problem.key_tokens() : problem.additional;
   step.lse = entry * queries * problem.heads + head;
@@ -50,125 +55,109 @@ __device__ inline Step describe_step(const Problem& problem, const Sweep& sweep,
   return step;
 }
 
-// Runs all steps of a CTA. `describe(step)` leaves what a step is where all threads find it,
-// `find(step, table)` writes its tokens to one of two tables, `load(step, table, buffer)` starts
-// its copies, and `compute(step, buffer)` works on them. With two buffers the copies of a step run
-// under the computation of the one before. Where all steps have the same tokens they are found
-// once. Every thread calls it.
-template <typename Describe, typename Find, typename Load, typename Compute>
-__device__ __forceinline__ void run_steps(int steps, int buffers, bool same_tokens,
-                                          Describe describe, Find find, Load load,
+// Whether next_stage(...) makes the next step of `step`: it is of the same head, and a box or a
+// line like it.
+__device__ __forceinline__ bool has_next_stage(const Stages& stages, const Step& step) {
+  return step.stage + 1 < (step.window ? stages.windows : stages.total);
+}
+__device__ __forceinline__ void next_stage(const Problem& problem, const Sweep& sweep,
+                                           const Stages& stages, Step& step) {
+  ++step.stage;
+  step.first = 0;
+  step.last = step.final_head && step.stage + 1 == stages.total;
+  Tile& tile = step.tile;
+  if (!step.window) {
+    step.line_begin += stages.line_rows;
+    tile.line = min(problem.additional - step.line_begin, stages.line_rows);
+    return;
+  }
+  for (int a = kMaxRank - 1; a >= 0; --a) {
+    tile.origin[a] += sweep.stage[a];
+    if (tile.origin[a] < stages.begin[a] + stages.count[a] * sweep.stage[a]) break;
+    tile.origin[a] = stages.begin[a];
+  }
+#pragma unroll
+  for (int a = 0; a < kMaxRank; ++a) tile.nominal[a] = tile.origin[a];
+}
+
+// Leaves step `index` where all threads find it. A warp calls it; steps before this one, other than
+// the first kStepsKnown - 1, are there already.
+__device__ __forceinline__ void describe_step(const Problem& problem, const Sweep& sweep,
+                                              const void* bias, int index, Side stationary,
+                                              int parts, Work& work) {
+  const int lane = ptx::lane();
+  Step& step = work.steps[index % kStepsKnown];
+  const Step& before = work.steps[(index + kStepsKnown - 1) % kStepsKnown];
+  if (index >= kStepsKnown - 1 && has_next_stage(work.stages, before)) {
+    static_assert(sizeof(Step) <= 32 * sizeof(uint32_t));
+    if (lane < static_cast<int>(sizeof(Step) / sizeof(uint32_t)))
+      reinterpret_cast<uint32_t*>(&step)[lane] = reinterpret_cast<const uint32_t*>(&before)[lane];
+    __syncwarp();
+    if (lane == 0) next_stage(problem, sweep, work.stages, step);
+  } else if (lane == 0) {
+    step = find_step(problem, sweep, bias, work.stages, index, stationary, parts);
+  }
+  __syncwarp();
+}
+
+__device__ __forceinline__ void set_progress(Progress& at, int step, int steps) {
+  __syncwarp();
+  if (ptx::lane() == 0) {
+    at.step = step;
+    at.steps = steps;
+  }
+  __syncwarp();
+}
+
+// Runs `steps` steps of a CTA, counted in `at`, which is the warp's own. `describe(step)` leaves
+// what a step is where all threads find it; one warp calls it, in turn. `find(step, table)` writes
+// the step's tokens to one of two tables, `load(step, table, buffer)` starts its copies,
+// `load_own(step)` those of the stationary side where the step is the first of an item, and
+// `compute(step, buffer)` works on them. With two buffers the copies of a step run under the
+// computation of the one before. Where all steps have the same tokens they are found once. Every
+// thread calls it.
+template <typename Describe, typename Find, typename Load, typename LoadOwn, typename Compute>
+__device__ __forceinline__ void run_steps(Progress& at, int steps, const Sweep& sweep, Work& work,
+                                          Describe describe, Find find, Load load, LoadOwn load_own,
                                           Compute compute) {
-  describe(0);
-  if (steps > 1) describe(1);
+  auto same_tokens = [&] { return work.stages.total == 1; };
+  auto in_turn = [&](int step) {
+    if ((threadIdx.x & ~31u) == (32 * step & (blockDim.x - 1)) && step < at.steps) describe(step);
+  };
+  auto load_streamed = [&](int step) {
+    load(step, same_tokens() ? 0 : step & 1, sweep.buffers == 2 ? step & 1 : 0);
+  };
+  auto begins_item = [&](int step) { return work.steps[step % kStepsKnown].first != 0; };
+
+  set_progress(at, 0, steps);
+  for (int step = 0; step < 3; ++step) in_turn(step);
   __syncthreads();
   find(0, 0);
-  if (!same_tokens && steps > 1) find(1, 1);
+  if (!same_tokens() && at.steps > 1) find(1, 1);
   __syncthreads();
-  load(0, 0, 0);
+  load_streamed(0);
+  load_own(0);
   ptx::cp_async_commit();
-  for (int step = 0; step < steps; ++step) {
-    const int table = same_tokens ? 0 : (step + 1) & 1;
-    const bool more = step + 1 < steps;
-    if (buffers == 2) {
-      if (more) load(step + 1, table, (step + 1) & 1);
+  for (; at.step < at.steps; set_progress(at, at.step + 1, at.steps)) {
+    ptx::cp_async_wait<0>();
+    // Everybody's copies have come, and nobody reads what the next ones overwrite.
+    __syncthreads();
+    if (sweep.buffers == 2 && at.step + 1 < at.steps) {
+      load_streamed(at.step + 1);
+      if (sweep.own_buffers == 2 && begins_item(at.step + 1)) load_own(at.step + 1);
       ptx::cp_async_commit();
-      ptx::cp_async_wait<1>();
-    } else {
-      ptx::cp_async_wait<0>();
     }
-    if (step + 2 < steps) describe(step + 2);
-    __syncthreads();
-    if (!same_tokens && step + 2 < steps) find(step + 2, step & 1);
-    compute(step, buffers == 2 ? step & 1 : 0);
-    __syncthreads();
-    if (buffers == 1 && more) {
-      load(step + 1, table, 0);
+    if (!same_tokens() && at.step + 2 < at.steps) find(at.step + 2, at.step & 1);
+    in_turn(at.step + 3);
+    compute(at.step, sweep.buffers == 2 ? at.step & 1 : 0);
+    if (at.step + 1 < at.steps &&
+        (sweep.buffers == 1 || (sweep.own_buffers == 1 && begins_item(at.step + 1)))) {
+      __syncthreads();
+      if (sweep.buffers == 1) load_streamed(at.step + 1);
+      if (begins_item(at.step + 1)) load_own(at.step + 1);
       ptx::cp_async_commit();
     }
   }
 }
-
-// A warp's tile of a stage: positions of a box, or tokens of a line (additional ones).
-struct Tile {
-  int origin[kMaxRank];   // first position
-  int nominal[kMaxRank];  // positions before it belong to another tile
-  int row;                // of the stage, of the first column
-  int line;               // columns in use, where it is of a line; else 0
-  bool sure;              // every row of the warp sees every column
-};
-
-// Goes through the tiles that cover what a warp needs of a stage.
-class Tiles {
- public:
-  // `line` is the number of tokens where the stage is a line, else 0.
-  __device__ __forceinline__ Tiles(const Sweep& sweep, const WarpWork& warp,
-                                   const StageOrigin& stage, int line)
-      : sweep_(sweep), warp_(warp), stage_(stage), line_(line) {
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) {
-      need_[a] = warp.need[a].clipped({stage.at[a], stage.at[a] + sweep.stage[a]});
-      next_[a] = need_[a].begin;
-      if (need_[a].size() == 0) next_[0] = need_[0].end;  // no tile at all
-    }
-    if (line > 0) next_[0] = 0;
-  }
-
-  // Moves to the next tile, of `block` columns where it is of a line; false after the last.
-  __device__ __forceinline__ bool next(Tile& tile, int block) {
-    if (line_ > 0) {
-      if (next_[0] >= line_) return false;
-#pragma unroll
-      for (int a = 0; a < kMaxRank; ++a) tile.origin[a] = tile.nominal[a] = 0;
-      tile.row = next_[0];
-      tile.line = min(line_ - next_[0], block);
-      tile.sure = tile.line == block;
-      next_[0] += block;
-      return true;
-    }
-    if (next_[0] >= need_[0].end) return false;
-    tile.row = 0;
-    tile.line = 0;
-    tile.sure = sweep_.tile_size() % kRowsPerFragment == 0;  // no column behind the last position
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) {
-      // A tile that would leave the stage begins earlier.
-      const int nominal = next_[a];
-      const int origin = min(nominal, stage_.at[a] + sweep_.stage[a] - sweep_.tile[a]);
-      tile.nominal[a] = nominal;
-      tile.origin[a] = origin;
-      tile.row = tile.row * (a == 2 ? sweep_.pitch : sweep_.stage[a]) + origin - stage_.at[a];
-      tile.sure = tile.sure && warp_.sure[a].begin <= origin &&
-                  origin + sweep_.tile[a] <= warp_.sure[a].end &&
-                  (origin == nominal || nominal == need_[a].begin);
-    }
-    next_[2] += sweep_.tile[2];
-    if (next_[2] >= need_[2].end) {
-      next_[2] = need_[2].begin;
-      next_[1] += sweep_.tile[1];
-      if (next_[1] >= need_[1].end) {
-        next_[1] = need_[1].begin;
-        next_[0] += sweep_.tile[0];
-      }
-    }
-    return true;
-  }
-
-  // Whether there is one tile alone.
-  __device__ __forceinline__ bool only() const {
-    bool one = line_ == 0;
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) one = one && need_[a].size() <= sweep_.tile[a];
-    return one;
-  }
-
- private:
-  const Sweep& sweep_;
-  const WarpWork& warp_;
-  const StageOrigin& stage_;
-  const int line_;
-  Interval need_[kMaxRank];
-  int next_[kMaxRank];
-};
 
 }  // namespace jax_na::cuda

@@ -9,6 +9,9 @@
 
 namespace jax_na::cuda {
 
+// Which pass's side is stationary: queries, or (in the key gradient) keys.
+enum class Side { kQueries, kKeys };
+
 // One axis. Boxes and windows are in positions of the CTA's dilation group.
 struct AxisWork {
   Rule rule;
@@ -27,10 +30,32 @@ struct AxisWork {
   }
 };
 
+// A warp's tile of a stage: positions of a box, or tokens of a line (additional ones).
+struct Tile {
+  int origin[kMaxRank];   // first position
+  int nominal[kMaxRank];  // positions before it belong to another tile
+  int row;                // of the stage, of the first column
+  int line;               // columns in use, where it is of a line; else 0
+  int unsure;             // bits of the axes along which some row may not see some column
+};
+constexpr int kAllUnsure = (1 << kMaxRank) - 1;
+constexpr int kMet = 1 << kMaxRank;  // beside those bits: there is something to see at all
+
+// A warp's count of its steps; in shared memory, since registers are for sums.
+struct Progress {
+  volatile int step;
+  volatile int steps;
+};
+
 // The part of a warp: streamed positions that some, and that every, of its rows sees.
 struct WarpWork {
+  Progress progress;
   Interval need[kMaxRank];
   Interval sure[kMaxRank];
+  int next[kMaxRank];  // where its next tile of a stage begins
+  Tile tile;
+  int more;  // whether there is a tile
+  int only;  // whether one tile covers what the warp needs of the only stage
 };
 
 // A stationary row. One that holds no token has token -1 and sees nothing.
@@ -38,6 +63,12 @@ struct RowWork {
   int token;                // index in the tensor, of one batch entry
   int bias;                 // the row's share of an index into the bias
   Interval seen[kMaxRank];  // streamed positions
+};
+
+// Where a row of a stage lies in it. Rows between its lines have met 0.
+struct Place {
+  uint16_t at[kMaxRank];
+  uint16_t met;
 };
 
 // A stage's first position, on every axis.
@@ -63,10 +94,6 @@ struct Stages {
     }
     return origin;
   }
-  // Tokens of a line, or 0 for a box.
-  JAX_NA_INLINE int line(int stage, int additional) const {
-    return stage < windows ? 0 : min_of(additional - (stage - windows) * line_rows, line_rows);
-  }
 };
 
 // A step of a CTA: one stage of one item. Offsets are in elements, before the item's first token.
@@ -78,19 +105,21 @@ struct Step {
   int64_t lse;        // of the LSE and delta
   const float* bias;  // of the head, or null
   int64_t dbias;
-  StageOrigin origin;
-  int line;        // tokens, where the stage is a line
-  int line_begin;  // the first of them
+  Tile tile;       // the whole stage
+  int line_begin;  // the first token, where the stage is a line
   int window;      // whether the stage is a box
   int part;        // of the features of the stationary side
   int ordinal;     // items before this one
   int first;       // whether the step is its item's first
   int last;
+  int stage;       // of the item's head
+  int final_head;  // whether that is the item's last
 };
 constexpr int kStepsKnown = 4;
 
 struct Work {
   Step steps[kStepsKnown];
+  int view[kStepsKnown][kMaxWarps];  // find_view(...) of the streamed stages
   AxisWork axis[kMaxRank];
   WarpWork warp[kMaxWarps];
   Stages stages;

@@ -1,0 +1,13 @@
+// Kernels by their address.
+#pragma once
+
+#include "cuda/emulation/launch.h"
+
+namespace jax_na::cuda::ptx {
+
+template <typename... Parameters>
+const void* address_of(void (*kernel)(Parameters...)) {
+  return emulation::register_kernel(kernel);
+}
+
+}  // namespace jax_na::cuda::ptx

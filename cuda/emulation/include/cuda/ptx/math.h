@@ -1,0 +1,19 @@
+// Single instructions of arithmetic.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+namespace jax_na::cuda::ptx {
+
+// Exact, but for numbers without a leading one, which are zeros going in and coming out.
+inline float exp2(float x) {
+  const float y = std::exp2(x);
+  return y < 0x1p-126f ? 0.f : y;
+}
+
+inline uint32_t mul_high(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+}
+
+}  // namespace jax_na::cuda::ptx

@@ -1,0 +1,163 @@
+// Runs the attention kernels, through the code that launches them, and compares with the
+// definition.
+//
+//   attention_test                      every case, in two element types
+//   attention_test NAME                 the cases whose names contain NAME, in every element type
+//   attention_test --instances          every compiled fused kernel, whatever the planner prefers
+//   attention_test --random COUNT SEED  problems drawn at random
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "cuda/dispatch.h"
+#include "cuda/emulation/block.h"
+#include "cuda/emulation/device.h"
+#include "cuda/emulation/tests/cases.h"
+#include "cuda/emulation/tests/run.h"
+#include "cuda/launch.h"
+
+namespace jax_na::emulation {
+namespace {
+
+const Implementation kFused = {[](const Forward& f) { return cuda::fused_forward(f, nullptr); },
+                               [](const Backward& b) { return cuda::fused_backward(b, nullptr); },
+                               cuda::fused_backward_workspace};
+
+// Chooses a device, or device 0 where some fused kernel needs more shared memory than it has.
+void set_device(int device, const Problem& problem, Stored stored, Precision precision) {
+  cudaSetDevice(device);
+  for (Pass pass : {Pass::kForward, Pass::kQueryGradient, Pass::kKeyGradient})
+    if (cuda::choose(cuda::instances_of(pass, stored), pass, problem, precision).instance ==
+        nullptr)
+      cudaSetDevice(0);
+}
+
+template <typename T>
+void run_fused(int device, const Case& of, const Kind<T>& kind) {
+  set_device(device % static_cast<int>(std::size(kDevices)), of.problem, kind.stored,
+             kind.precision);
+  run(kFused, of, kind);
+}
+
+// Every case in one type of 16 bits and one of 32, or in all that there are where it was asked for
+// by name; every type meets every device in turn.
+void run_cases(const std::string& part_of_name) {
+  const bool all_types = !part_of_name.empty();
+  int number = 0, device = 0;
+  for (const Case& of : cases()) {
+    ++number;
+    if (of.name.find(part_of_name) == std::string::npos) continue;
+    if (all_types || number % 2 == 0) {
+      run_fused(device++, of, kBFloat16);
+      run_fused(device++, of, kHighest);
+    }
+    if (all_types || number % 2 == 1) {
+      run_fused(device++, of, kFloat16);
+      run_fused(device++, of, kFloat32);
+    }
+  }
+}
+
+void run_random_cases(int count, int first) {
+  for (int seed = first; seed < first + count; ++seed) {
+    const Case of = random_case(seed);
+    set_seed(seed);
+    const int device = seed / 4;
+    switch (seed % 4) {
+      case 0:
+        run_fused(device, of, kBFloat16);
+        break;
+      case 1:
+        run_fused(device, of, kFloat16);
+        break;
+      case 2:
+        run_fused(device, of, kFloat32);
+        break;
+      default:
+        run_fused(device, of, kHighest);
+    }
+  }
+}
+
+// The kernels of a pass, each as a table of its own. Plans are remembered by their table, which
+// therefore has to stay.
+std::vector<const std::vector<cuda::Instance>*> single_instances(Pass pass, Stored stored) {
+  static std::deque<std::vector<cuda::Instance>> tables;
+  std::vector<const std::vector<cuda::Instance>*> all;
+  for (const cuda::Instance& instance : cuda::instances_of(pass, stored))
+    all.push_back(&tables.emplace_back(1, instance));
+  return all;
+}
+
+// Runs all fused kernels that have this type and precision: the i-th of the forward pass together
+// with the i-th of both gradients, of one head dimension.
+template <typename T>
+void run_instances(const Kind<T>& kind) {
+  cudaSetDevice(0);
+  const auto forwards = single_instances(Pass::kForward, kind.stored);
+  const auto query_gradients = single_instances(Pass::kQueryGradient, kind.stored);
+  const auto key_gradients = single_instances(Pass::kKeyGradient, kind.stored);
+  auto of_head_dim = [&](const auto& tables, int head_dim) {
+    auto found = tables;
+    found.clear();
+    for (const auto* table : tables)
+      if (table->front().precision == kind.precision && table->front().limits.head_dim == head_dim)
+        found.push_back(table);
+    return found;
+  };
+  for (int head_dim = 8; head_dim <= 256; head_dim += 8) {
+    const auto forward = of_head_dim(forwards, head_dim);
+    const auto query_gradient = of_head_dim(query_gradients, head_dim);
+    const auto key_gradient = of_head_dim(key_gradients, head_dim);
+    const size_t most = std::max({forward.size(), query_gradient.size(), key_gradient.size()});
+    for (size_t i = 0; i < most; ++i) {
+      if (forward.empty() || query_gradient.empty() || key_gradient.empty())
+        return fail_case(kind.name, "a pass lacks head_dim " + std::to_string(head_dim));
+      auto dispatch = [&](const auto& tables, Pass pass, const auto& arguments) {
+        return cuda::dispatch(*tables[std::min(i, tables.size() - 1)], pass, arguments.problem,
+                              arguments.precision, &arguments, nullptr);
+      };
+      const Implementation one = {
+          [&](const Forward& f) { return dispatch(forward, Pass::kForward, f); },
+          [&](const Backward& b) {
+            const std::string wrong = dispatch(query_gradient, Pass::kQueryGradient, b);
+            return wrong.empty() ? dispatch(key_gradient, Pass::kKeyGradient, b) : wrong;
+          },
+          cuda::fused_backward_workspace};
+      for (const Case& of : cases_of_head_dim(head_dim)) run(one, of, kind);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace jax_na::emulation
+
+int main(int count, char** arguments) {
+  using namespace jax_na::emulation;
+  for (int device = 0; device < static_cast<int>(std::size(kDevices)); ++device) {
+    cudaSetDevice(device);
+    const std::string wrong = jax_na::cuda::load_kernels();
+    if (!wrong.empty()) fail_case("loading the kernels", wrong);
+  }
+  const std::string mode = count > 1 ? arguments[1] : "";
+  if (mode == "--random" && count == 4) {
+    run_random_cases(std::atoi(arguments[2]), std::atoi(arguments[3]));
+  } else if (mode == "--instances") {
+    run_instances(kBFloat16);
+    run_instances(kFloat16);
+    run_instances(kFloat32);
+    run_instances(kHighest);
+  } else {
+    run_cases(mode);
+  }
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,185 @@
+// Runs an implementation of attention on a problem and compares with the definition.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <random>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "cuda/emulation/tests/array.h"
+#include "cuda/emulation/tests/cases.h"
+#include "cuda/emulation/tests/reference.h"
+#include "cuda/launch.h"
+
+namespace jax_na::emulation {
+
+using cuda::Backward;
+using cuda::Forward;
+using cuda::Precision;
+
+inline int failures = 0;
+
+inline void fail_case(const std::string& name, const std::string& how) {
+  std::printf("FAILED %s: %s\n", name.c_str(), how.c_str());
+  ++failures;
+}
+
+// What is under test. A launch returns an empty text, or what is wrong.
+struct Implementation {
+  std::function<std::string(const Forward&)> forward;
+  std::function<std::string(const Backward&)> backward;  // may be none
+  std::function<int64_t(const Problem&)> workspace;
+};
+
+// An element type and a precision, with the error that its roundings may make of the largest
+// element of a result.
+template <typename T>
+struct Kind {
+  const char* name;
+  Stored stored;
+  Precision precision;
+  double tolerance;
+};
+inline constexpr Kind<__nv_bfloat16> kBFloat16 = {"bfloat16", Stored::kBFloat16,
+                                                  Precision::kDefault, 1.5e-2};
+inline constexpr Kind<__half> kFloat16 = {"float16", Stored::kFloat16, Precision::kDefault, 4e-3};
+inline constexpr Kind<float> kFloat32 = {"float32", Stored::kFloat32, Precision::kDefault, 4e-3};
+inline constexpr Kind<float> kHighest = {"float32, highest", Stored::kFloat32, Precision::kHighest,
+                                         3e-6};
+
+// Errors of one problem, in terms of each tensor's largest element.
+class Comparison {
+ public:
+  Comparison(const std::string& name, double tolerance) : name_(name), tolerance_(tolerance) {}
+
+  void compare(const char* tensor, const std::vector<double>& got,
+               const std::vector<double>& expected) {
+    double largest = 0.1, error = 0;  // no tensor is judged by less than 0.1
+    for (double value : expected)
+      if (std::isfinite(value)) largest = std::fmax(largest, std::fabs(value));
+    for (size_t i = 0; i < got.size(); ++i) {
+      if (std::isinf(expected[i]) && got[i] == expected[i]) continue;
+      const double off = std::fabs(got[i] - expected[i]) / largest;
+      error = std::isfinite(off) ? std::fmax(error, off) : INFINITY;
+    }
+    worst_ = std::fmax(worst_, error);
+    if (error <= tolerance_) return;
+    char text[128];
+    std::snprintf(text, sizeof text, "%s is off by %.2g of its largest element", tensor, error);
+    fail_case(name_, text);
+  }
+  void report() const {
+    int device = 0;
+    cudaGetDevice(&device);
+    std::printf("%-52s %.1e, device %d\n", name_.c_str(), worst_, device);
+  }
+
+ private:
+  std::string name_;
+  double tolerance_;
+  double worst_ = 0;
+};
+
+template <typename T>
+void run(const Implementation& implementation, const Case& of, const Kind<T>& kind) {
+  using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  const Problem& problem = of.problem;
+  const std::string name = of.name + " (" + kind.name + ")";
+  const int64_t queries = problem.batch * problem.query_tokens() * problem.heads;
+  const int64_t keys = problem.batch * problem.key_tokens() * problem.kv_heads;
+  const int64_t additional = problem.batch * problem.additional * problem.kv_heads;
+  const int64_t head_bias = problem.bias_batch > 0 ? problem.heads * problem.bias_size() : 0;
+  Array<T> query(queries * problem.head_dim), key(keys * problem.head_dim),
+      value(keys * problem.value_dim), additional_keys(additional * problem.head_dim),
+      additional_values(additional * problem.value_dim), dout(queries * problem.value_dim);
+  Array<Real> bias(problem.bias_batch * head_bias), dlse(queries);
+  std::mt19937 random(1);
+  Inputs inputs{problem,
+                query.draw(random),
+                key.draw(random),
+                value.draw(random),
+                additional_keys.draw(random),
+                additional_values.draw(random),
+                bias.draw(random),
+                dout.draw(random),
+                dlse.draw(random)};
+  const Results expected = reference(inputs);
+
+  // Kernels find the origins in a tensor.
+  Array<int32_t> origins(2 * kMaxRank);
+  Problem unplaced = problem;
+  for (int a = 0; a < kMaxRank; ++a) {
+    origins[a] = problem.axes[a].query_origin;
+    origins[kMaxRank + a] = problem.axes[a].key_origin;
+    unplaced.axes[a].query_origin = unplaced.axes[a].key_origin = 0;
+  }
+  Array<T> out(queries * problem.value_dim);
+  Array<Real> lse(queries);
+  Forward forward{};
+  forward.problem = unplaced;
+  forward.stored = kind.stored;
+  forward.precision = kind.precision;
+  forward.query = query.data();
+  forward.key = key.data();
+  forward.value = value.data();
+  forward.additional_keys = additional_keys.data();
+  forward.additional_values = additional_values.data();
+  forward.bias = bias.data();
+  forward.origins = origins.data();
+  forward.out = out.data();
+  forward.lse = lse.data();
+  std::string wrong = implementation.forward(forward);
+  if (!wrong.empty()) return fail_case(name, wrong);
+  Comparison comparison(name, kind.tolerance);
+  comparison.compare("out", out.values(), expected.out);
+  comparison.compare("lse", lse.values(), expected.lse);
+
+  if (implementation.backward == nullptr) return comparison.report();
+
+  Array<T> dquery(queries * problem.head_dim), dkey(keys * problem.head_dim),
+      dvalue(keys * problem.value_dim), dadditional_keys(additional * problem.head_dim),
+      dadditional_values(additional * problem.value_dim);
+  Array<Real> dbias(problem.batch * head_bias);
+  Array<char> workspace(implementation.workspace(unplaced));
+  Backward backward{};
+  backward.problem = unplaced;
+  backward.stored = kind.stored;
+  backward.precision = kind.precision;
+  backward.query = query.data();
+  backward.key = key.data();
+  backward.value = value.data();
+  backward.additional_keys = additional_keys.data();
+  backward.additional_values = additional_values.data();
+  backward.bias = bias.data();
+  backward.origins = origins.data();
+  backward.out = out.data();
+  backward.lse = lse.data();
+  backward.dout = dout.data();
+  backward.dlse = dlse.data();
+  backward.dquery = dquery.data();
+  backward.dkey = dkey.data();
+  backward.dvalue = dvalue.data();
+  backward.dadditional_keys = dadditional_keys.data();
+  backward.dadditional_values = dadditional_values.data();
+  backward.dbias = dbias.data();
+  backward.workspace = workspace.data();
+  wrong = implementation.backward(backward);
+  if (!wrong.empty()) return fail_case(name, wrong);
+  comparison.compare("dquery", dquery.values(), expected.dquery);
+  comparison.compare("dkey", dkey.values(), expected.dkey);
+  comparison.compare("dvalue", dvalue.values(), expected.dvalue);
+  comparison.compare("dadditional_keys", dadditional_keys.values(), expected.dadditional_keys);
+  comparison.compare("dadditional_values", dadditional_values.values(),
+                     expected.dadditional_values);
+  comparison.compare("dbias", dbias.values(), expected.dbias);
+  comparison.report();
+}
+
+}  // namespace jax_na::emulation

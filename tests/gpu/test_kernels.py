@@ -1,0 +1,202 @@
+"""The compiled CUDA kernels, held to the specification and to plain JAX of the same precision."""
+
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compare import IMPLEMENTATIONS, KINDS, arrays_of, attention, check, with_gradients
+from problems import PROBLEMS, Problem, make_inputs
+
+import jax_na
+from jax_na._reference import reference_attention
+
+EXACT = [kind for kind in KINDS if kind.dtype == "float32" and kind.plain_precision == "highest"]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_error_is_at_most_twice_that_of_plain_jax(problem, kind, record):
+    if 0 in problem.batch:
+        pytest.skip("nothing to compare")
+    check(kind.fit(problem), kind, record=record)
+
+
+@pytest.mark.parametrize("kind", EXACT, ids=str)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_specification(problem, kind):
+    """Against the reference that knows no closed form."""
+    problem = kind.fit(problem)
+    inputs = make_inputs(problem, "float32")
+    given = arrays_of(problem, "float32")
+    out, lse = attention(problem, given, kind.implementation, kind.precision)
+    expected, expected_lse = reference_attention(
+        inputs.query,
+        inputs.key,
+        inputs.value,
+        problem.window,
+        scale=problem.scale,
+        **inputs.extras(),
+    )
+    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(lse, expected_lse, rtol=2e-5, atol=2e-5)
+
+
+EVEN = [(8, 8), (24, 40), (32, 32), (64, 64), (64, 128), (96, 96), (160, 72), (256, 256)]
+UNEVEN = [(1, 1), (5, 12), (33, 7), (100, 130), (255, 254)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "head_dim", "value_dim"),
+    [(kind, *features) for kind in KINDS for features in EVEN]
+    + [(k, *features) for k in KINDS if k.implementation == "naive" for features in UNEVEN],
+    ids=str,
+)
+def test_head_dimensions(head_dim, value_dim, kind):
+    problem = Problem(
+        "2d",
+        (13, 11),
+        (5, 4),
+        heads=4,
+        kv_heads=2,
+        batch=(2,),
+        additional=3,
+        bias=True,
+        head_dim=head_dim,
+        value_dim=value_dim,
+    )
+    check(problem, kind)
+
+
+def random_problem(seed, features):
+    """Any problem, of head dimensions from `features`."""
+    r = random.Random(seed)
+    rank = r.randint(1, 3)
+    spatial, sizes, strides, dilations, causal, boundary = [], [], [], [], [], []
+    for _ in range(rank):
+        d = r.choice((1, 1, 1, 2, 3))
+        rule = r.choice(("shift", "clip", "wrap"))
+        length = r.randint(d, {1: 300, 2: 30, 3: 10}[rank])
+        length = max(length // d, 1) * d if rule == "wrap" else length
+        w = r.randint(1, length // d)
+        spatial.append(length)
+        sizes.append(w)
+        strides.append(r.choice((1, r.randint(1, w))))
+        dilations.append(d)
+        boundary.append(rule)
+        causal.append(rule != "wrap" and r.random() < 0.3)
+    kv_heads = r.randint(1, 2)
+    dims = r.choice(features)
+    return Problem(
+        f"random-{seed}",
+        tuple(spatial),
+        tuple(sizes),
+        stride=tuple(strides),
+        dilation=tuple(dilations),
+        is_causal=tuple(causal),
+        boundary=tuple(boundary),
+        batch=(r.randint(1, 3),),
+        heads=kv_heads * r.randint(1, 3),
+        kv_heads=kv_heads,
+        head_dim=dims,
+        value_dim=r.choice((dims, *features)),
+        additional=r.choice((None, None, 2, 70)),
+        bias=r.random() < 0.3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("implementation", "features"),
+    [("fused", (8, 16, 32, 64, 80, 128)), ("naive", (1, 8, 20, 32, 64, 77, 128))],
+)
+def test_random_problems(implementation, features, request, record):
+    """Whole compilations are most of the time: several kinds share the problems."""
+    count = request.config.getoption("--random")
+    kinds = [kind for kind in KINDS if kind.implementation == implementation]
+    for seed in range(count):
+        check(random_problem(seed, features), kinds[seed % len(kinds)], seed)
+    record(implementation=implementation, problems=count)
+
+
+@pytest.mark.parametrize(("implementation", "bias"), [("fused", False), ("naive", True)])
+def test_two_runs_agree_to_the_bit(implementation, bias):
+    problem = Problem(
+        "2d",
+        (40, 37),
+        (7, 9),
+        heads=4,
+        kv_heads=2,
+        batch=(2,),
+        head_dim=64,
+        value_dim=64,
+        additional=5,
+        bias=bias,
+    )
+    given = arrays_of(problem, "bfloat16")
+    shape = given["query"].shape[:-1]
+    cotangents = (np.ones((*shape, 64), given["query"].dtype), np.ones(shape, np.float32))
+    first = with_gradients(problem, implementation, None, given, cotangents)
+    for _ in range(10):
+        again = with_gradients(problem, implementation, None, given, cotangents)
+        for name, x in first.items():
+            np.testing.assert_array_equal(again[name], x, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype", "target"),
+    [
+        (32, "float32", "jax_na_cuda_fused_forward"),
+        (12, "float32", "jax_na_cuda_naive_forward"),
+        (32, "float64", "jax_na_cuda_naive_forward"),
+    ],
+)
+def test_none_runs_the_best_kernels(features, dtype, target):
+    with jax.enable_x64(dtype == "float64"):
+        q = jnp.ones((1, 8, 8, 2, features), dtype)
+        text = jax.jit(lambda q: jax_na.na2d(q, q, q, 3)).lower(q).compile().as_text()
+    assert target in text
+
+
+@pytest.mark.parametrize(
+    ("implementation", "dtype", "features", "message"),
+    [
+        ("fused", "float32", 12, "multiple of 8 up to 256, but got 12"),
+        ("fused", "float64", 8, "got float64; pass implementation='naive' or 'xla'"),
+        ("naive", "float32", 257, "head_dim up to 256, but got 257; pass implementation='xla'"),
+    ],
+)
+def test_refusals(implementation, dtype, features, message):
+    with jax.enable_x64(dtype == "float64"):
+        q = jnp.ones((8, 1, features), dtype)
+        with pytest.raises(NotImplementedError, match=message):
+            jax_na.na1d(q, q, q, 3, implementation=implementation)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_vmap_and_scan(implementation):
+    q = jax.random.normal(jax.random.key(0), (3, 2, 6, 7, 2, 32))
+
+    def loss(q):
+        return jnp.sum(jax_na.na2d(q, q, q, (3, 5), implementation=implementation) ** 2)
+
+    mapped = jax.jit(jax.vmap(jax.grad(loss)))(q)
+    _, scanned = jax.jit(lambda q: jax.lax.scan(lambda c, x: (c, jax.grad(loss)(x)), 0, q))(q)
+    np.testing.assert_array_equal(mapped, scanned)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_more_than_2_to_the_31_elements(implementation):
+    """The last tokens of a large tensor are the same as those of a small one."""
+    shape = (1, 4_300_000, 4, 128)
+    q = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
+    assert q.size > 2**31
+
+    def attend(q):
+        return jax_na.na1d(q, q, q, 9, boundary="clip", implementation=implementation)
+
+    out = jax.jit(attend)(q)
+    small = attend(q[:, -64:])
+    np.testing.assert_array_equal(
+        np.asarray(out[:, -32:], np.float32), np.asarray(small[:, -32:], np.float32)
+    )

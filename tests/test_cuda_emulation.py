@@ -1,0 +1,58 @@
+"""The CUDA kernels' own source, run on a CPU by the emulation in cuda/emulation."""
+
+import subprocess
+import sys
+
+import pytest
+from emulation import build, compiler
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the emulation is written for Linux"),
+    pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler"),
+]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("emulation"))
+
+
+def run(*command):
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False, timeout=300
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, "\n".join(
+        [line for line in lines if "FAILED" in line] + [done.stderr]
+    )
+    return lines
+
+
+@pytest.mark.parametrize("name", ["ptx_test", "hopper_ptx_test"])
+def test_emulated_instructions(programs, name):
+    """Against examples worked out by hand, and with mistakes that the emulation has to find."""
+    assert run(programs[name])[-1] == "0 failures"
+
+
+def test_features(programs):
+    """Every feature, through the launching code, against the definition."""
+    lines = run(programs["attention_test"])
+    for kind in ("(bfloat16)", "(float16)", "(float32)", "(float32, highest)"):
+        assert sum(kind in line for line in lines) >= 15
+
+
+def test_every_instance(programs):
+    """Every compiled kernel, whether or not the planner prefers it for small problems."""
+    assert len(run(programs["attention_test"], "--instances")) > 40
+
+
+def test_random_problems(programs):
+    assert len(run(programs["attention_test"], "--random", 32, 0)) == 33
+
+
+@pytest.mark.parametrize("program", ["naive_test", "unfused_test"])
+def test_naive_kernels(programs, program):
+    """Every feature in every element type, with rows of any alignment."""
+    lines = run(programs[program])
+    for kind in ("(bfloat16)", "(float16)", "(float32)", "(float64)"):
+        assert sum(kind in line for line in lines) >= 30
