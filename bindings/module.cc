@@ -244,6 +244,18 @@ NB_MODULE(_core, m) {
       },
       nb::arg("problem"), nb::arg("float64"),
       "Bytes of scratch space that the custom calls \"transposed\" and \"bias_sums\" need.");
+  m.def(
+      "cuda_fused_forward_choice",
+      [](const jax_na::Problem& problem, const std::string& dtype, bool highest) {
+        const jax_na::Stored stored = dtype == "bfloat16"  ? jax_na::Stored::kBFloat16
+                                      : dtype == "float16" ? jax_na::Stored::kFloat16
+                                                           : jax_na::Stored::kFloat32;
+        return jax_na::cuda::explain_forward(
+            problem, stored,
+            highest ? jax_na::cuda::Precision::kHighest : jax_na::cuda::Precision::kDefault);
+      },
+      nb::arg("problem"), nb::arg("dtype"), nb::arg("highest") = false,
+      "Which kernel runs the forward pass on the current GPU, and what it is preferred to.");
 #else
   m.attr("has_cuda") = false;
 #endif
