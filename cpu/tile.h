@@ -96,6 +96,25 @@ struct Tensor {
   JAX_NA_INLINE int64_t token_stride() const { return static_cast<int64_t>(heads) * depth; }
 };
 
+// Tokens that lie `stride` elements apart.
+struct Stretch {
+  const std::byte* from;
+  int64_t stride;
+  int count;
+};
+
+// Asks for tokens ahead of their use: those of one head lie too far apart for the processor to
+// guess which come next. Of a long stretch only the beginning, which the first-level cache can
+// keep.
+JAX_NA_INLINE void prefetch(const Stretch& tokens, const Tensor& tensor) {
+  constexpr int64_t kLine = 64;
+  constexpr int kMost = 32;
+  const std::byte* from = tokens.from;
+  for (int i = 0; i < min_of(tokens.count, kMost); ++i, from += tokens.stride * tensor.bytes)
+    for (int64_t at = 0; at < tensor.depth * tensor.bytes; at += kLine)
+      __builtin_prefetch(from + at);
+}
+
 // Calls place(from, stride, count, line, column) for every stretch of the chunk's tokens that lies
 // evenly in `tensor`.
 template <typename Place>
@@ -107,19 +126,29 @@ JAX_NA_INLINE void for_each_stretch(const Tile& tile, const Chunk& chunk, const 
           chunk.columns.size(), 0, 0);
     return;
   }
-  int across = tile.axes[1].met.size();
+  const int across = tile.axes[1].met.size();
+  Stretch last = {nullptr, 0, 0};
+  int last_line = 0, last_column = 0;
+  auto place_last = [&] {
+    if (last.count > 0) place(last.from, last.stride, last.count, last_line, last_column);
+  };
   for (int line = 0; line < chunk.lines; ++line) {
     int z = tile.axes[0].streamed_token(tile.axes[0].met.begin + (chunk.line + line) / across);
     int y = tile.axes[1].streamed_token(tile.axes[1].met.begin + (chunk.line + line) % across);
     for (int position = chunk.columns.begin; position < chunk.columns.end;) {
       int end = chunk.columns.end;
       if (x.period > 0) end = min_of(end, (floor_div(position, x.period) + 1) * x.period);
-      place(tensor.at(tile.batch, z, y, x.streamed_token(position), head),
-            tensor.token_stride() * x.streamed.step, end - position, line,
-            position - chunk.columns.begin);
+      Stretch next = {tensor.at(tile.batch, z, y, x.streamed_token(position), head),
+                      tensor.token_stride() * x.streamed.step, end - position};
+      prefetch(next, tensor);
+      place_last();
+      last = next;
+      last_line = line;
+      last_column = position - chunk.columns.begin;
       position = end;
     }
   }
+  place_last();
 }
 
 // to[line][feature][pitch], features of the chunk's tokens side by side.
@@ -171,16 +200,18 @@ template <typename T>
 JAX_NA_INLINE void pack_groups(const Codec<T>& codec, const Tile& tile, const Tensor& tensor,
                                int head, T factor, int rows, T* to) {
   const TileAxis& x = tile.axes[2];
-  for (int z = 0; z < tile.axes[0].count; ++z) {
-    for (int y = 0; y < tile.axes[1].count; ++y) {
-      for (int i = 0; i < x.count; i += rows, to += static_cast<int64_t>(rows) * tensor.depth) {
-        const std::byte* from =
-            tensor.at(tile.batch, tile.axes[0].stationary_token(z),
-                      tile.axes[1].stationary_token(y), x.stationary_token(i), head);
-        codec.interleave(from, tensor.token_stride() * x.stationary.step, min_of(rows, x.count - i),
-                         rows, tensor.depth, factor, to);
-      }
-    }
+  auto from = [&](int line, int at) {
+    return tensor.at(tile.batch, tile.axes[0].stationary_token(line / tile.axes[1].count),
+                     tile.axes[1].stationary_token(line % tile.axes[1].count),
+                     x.stationary_token(at), head);
+  };
+  const int64_t stride = tensor.token_stride() * x.stationary.step;
+  const int lines = tile.axes[0].count * tile.axes[1].count;
+  for (int line = 0; line < lines; ++line) {
+    if (line + 1 < lines) prefetch({from(line + 1, 0), stride, x.count}, tensor);
+    for (int i = 0; i < x.count; i += rows, to += static_cast<int64_t>(rows) * tensor.depth)
+      codec.interleave(from(line, i), stride, min_of(rows, x.count - i), rows, tensor.depth, factor,
+                       to);
   }
 }
 
