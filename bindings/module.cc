@@ -15,6 +15,7 @@
 #include "cpu/handlers.h"
 #include "cpu/kernels.h"
 #ifdef JAX_NA_CUDA
+#include "cuda/gemm/gemm.h"
 #include "cuda/handlers.h"
 #include "cuda/launch.h"
 #include "cuda/naive/naive.h"
@@ -143,6 +144,10 @@ NB_MODULE(_core, m) {
               stages(jax_na_cuda_fused_forward, jax_na_cuda_fused_initialize);
           handlers["jax_na_cuda_fused_backward"] =
               stages(jax_na_cuda_fused_backward, jax_na_cuda_fused_initialize);
+          handlers["jax_na_cuda_gemm_forward"] =
+              stages(jax_na_cuda_gemm_forward, jax_na_cuda_gemm_initialize);
+          handlers["jax_na_cuda_gemm_backward"] =
+              stages(jax_na_cuda_gemm_backward, jax_na_cuda_gemm_initialize);
           handlers["jax_na_cuda_naive_forward"] =
               stages(jax_na_cuda_naive_forward, jax_na_cuda_naive_initialize);
           handlers["jax_na_cuda_naive_backward"] =
@@ -227,6 +232,10 @@ NB_MODULE(_core, m) {
         return jax_na::cuda::fused_backward_workspace(problem);
       },
       nb::arg("problem"), "Bytes of scratch space that the fused CUDA backward pass needs.");
+  m.def("cuda_gemm_forward_workspace", jax_na::cuda::gemm_forward_workspace, nb::arg("problem"),
+        "Bytes of scratch space that the forward pass by CUDA matrix products needs.");
+  m.def("cuda_gemm_backward_workspace", jax_na::cuda::gemm_backward_workspace, nb::arg("problem"),
+        "Bytes of scratch space that the backward pass by CUDA matrix products needs.");
   m.def(
       "cuda_naive_backward_workspace",
       [](const jax_na::Problem& problem, bool float64) {
@@ -244,6 +253,18 @@ NB_MODULE(_core, m) {
       },
       nb::arg("problem"), nb::arg("float64"),
       "Bytes of scratch space that the custom calls \"transposed\" and \"bias_sums\" need.");
+  m.def(
+      "cuda_fused_forward_choice",
+      [](const jax_na::Problem& problem, const std::string& dtype, bool highest) {
+        const jax_na::Stored stored = dtype == "bfloat16"  ? jax_na::Stored::kBFloat16
+                                      : dtype == "float16" ? jax_na::Stored::kFloat16
+                                                           : jax_na::Stored::kFloat32;
+        return jax_na::cuda::explain_forward(
+            problem, stored,
+            highest ? jax_na::cuda::Precision::kHighest : jax_na::cuda::Precision::kDefault);
+      },
+      nb::arg("problem"), nb::arg("dtype"), nb::arg("highest") = false,
+      "Which kernel runs the forward pass on the current GPU, and what it is preferred to.");
 #else
   m.attr("has_cuda") = false;
 #endif
