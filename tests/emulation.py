@@ -53,7 +53,11 @@ KERNELS = [
     *of_elements("cuda/key_gradient/instances.cu"),
     *of_elements("cuda/query_gradient/instances.cu"),
     *of_elements("cuda/forward/instances.cu"),
+    *of_elements("cuda/gemm/inverse.cu"),
+    *of_elements("cuda/gemm/combine.cu"),
+    *of_elements("cuda/gemm/scores.cu"),
     Source("cuda/additional_gradient.cu", kernels=True),
+    *(Source(f"cuda/gemm/{name}.cu", kernels=True) for name in ("softmax", "bias_gradient")),
     *(
         Source(f"cuda/naive/{name}.cu", kernels=True)
         for name in ("unfused", "key_gradient", "query_gradient", "forward", "sum_parts")
@@ -65,6 +69,7 @@ HOSTS = [
     for name in (
         "dispatch",
         "fused",
+        "gemm/gemm",
         "naive/naive",
         "plan",
         "emulation/tests/cases",
@@ -74,7 +79,7 @@ HOSTS = [
 #: Programs of kernels, and programs of the emulation alone.
 ATTENTION_TESTS = [
     Source(f"cuda/emulation/tests/{name}.cc")
-    for name in ("attention_test", "naive_test", "unfused_test")
+    for name in ("attention_test", "gemm_test", "naive_test", "unfused_test")
 ]
 OWN_TESTS = [
     Source(f"cuda/emulation/tests/{name}.cc", kernels=True)
