@@ -220,9 +220,8 @@ NB_MODULE(_core, m) {
   nb::class_<jax_na::Problem>(m, "Problem", "Sizes and axes (z, y, x) of an attention problem.")
       .def_static("of", problem_of, nb::arg("batch"), nb::arg("heads"), nb::arg("kv_heads"),
                   nb::arg("head_dim"), nb::arg("value_dim"), nb::arg("additional"),
-                  nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"),
-                  nb::arg("dilation"), nb::arg("is_causal"), nb::arg("boundary"),
-                  nb::arg("bias_batch") = 0);
+                  nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"),
+                  nb::arg("is_causal"), nb::arg("boundary"), nb::arg("bias_batch") = 0);
   m.def("cpu_plan", plan_of, nb::arg("which"), nb::arg("problem"), nb::arg("bytes"),
         "The plan of one pass of the CPU kernels.");
 #ifdef JAX_NA_CUDA
@@ -254,6 +253,18 @@ NB_MODULE(_core, m) {
       },
       nb::arg("problem"), nb::arg("float64"),
       "Bytes of scratch space that the custom calls \"transposed\" and \"bias_sums\" need.");
+  m.def(
+      "cuda_fused_forward_choice",
+      [](const jax_na::Problem& problem, const std::string& dtype, bool highest) {
+        const jax_na::Stored stored = dtype == "bfloat16"  ? jax_na::Stored::kBFloat16
+                                      : dtype == "float16" ? jax_na::Stored::kFloat16
+                                                           : jax_na::Stored::kFloat32;
+        return jax_na::cuda::explain_forward(
+            problem, stored,
+            highest ? jax_na::cuda::Precision::kHighest : jax_na::cuda::Precision::kDefault);
+      },
+      nb::arg("problem"), nb::arg("dtype"), nb::arg("highest") = false,
+      "Which kernel runs the forward pass on the current GPU, and what it is preferred to.");
 #else
   m.attr("has_cuda") = false;
 #endif

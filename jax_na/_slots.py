@@ -90,27 +90,31 @@ def _products_forward(call: Call, query, key, additional_keys, bias):
     return slots, (query, key, additional_keys, bias)
 
 
-def _as_given(gradient: jax.Array, operand: jax.Array) -> jax.Array:
-    """The gradient as its operand is laid out on the explicit axes of a mesh, which need not be as
-    the slots are.
+def _as_given(gradients: Any, operands: Any) -> tuple[jax.Array, ...]:
+    """The gradients, each laid out as its operand is on the explicit axes of a mesh, which need not
+    be as the slots are.
     """
-    sharding = jax.typeof(operand).sharding
-    if jax.typeof(gradient).sharding == sharding:
-        return gradient
-    return jax.sharding.reshard(gradient, sharding)
+
+    def one(gradient: jax.Array, operand: jax.Array) -> jax.Array:
+        sharding = jax.typeof(operand).sharding
+        if jax.typeof(gradient).sharding == sharding:
+            return gradient
+        return jax.sharding.reshard(gradient, sharding)
+
+    return tuple(map(one, gradients, operands))
 
 
 def _products_backward(call: Call, residuals, dslots):
     query, key, additional_keys, bias = residuals
     dquery = sums(call, dslots, key, additional_keys)
-    dkey, dadditional_keys = transposed(call, dslots, query)
+    dkeys: Any = transposed(call, dslots, query)
     if bias.shape[0] == 0:
         dbias = jnp.zeros_like(bias)
     else:
-        dbias = bias_sums(dataclasses.replace(call, group=1), dslots)
+        dbias: Any = bias_sums(dataclasses.replace(call, group=1), dslots)
         if bias.shape[0] == 1:  # one bias for the whole batch
             dbias = jnp.sum(dbias, 0, keepdims=True)
-    return tuple(map(_as_given, (dquery, dkey, dadditional_keys, dbias), residuals))
+    return _as_given((dquery, *dkeys, dbias), residuals)
 
 
 products.defvjp(_products_forward, _products_backward)
@@ -129,7 +133,8 @@ def _sums_forward(call: Call, slots, key, additional_keys):
 def _sums_backward(call: Call, residuals, dquery):
     slots, key, additional_keys = residuals
     dslots = _unbiased(call, dquery, key, additional_keys)
-    return tuple(map(_as_given, (dslots, *transposed(call, slots, dquery)), residuals))
+    dkeys: Any = transposed(call, slots, dquery)
+    return _as_given((dslots, *dkeys), residuals)
 
 
 sums.defvjp(_sums_forward, _sums_backward)
@@ -150,7 +155,7 @@ def _transposed_forward(call: Call, slots, query):
 def _transposed_backward(call: Call, residuals, cotangents):
     slots, query = residuals
     gradients = (_unbiased(call, query, *cotangents), sums(call, slots, *cotangents))
-    return tuple(map(_as_given, gradients, residuals))
+    return _as_given(gradients, residuals)
 
 
 transposed.defvjp(_transposed_forward, _transposed_backward)

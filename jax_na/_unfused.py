@@ -54,7 +54,7 @@ def _qk_by_kernels(given: Arguments) -> jax.Array:
     geometry = _ffi.Geometry.of(window, given.spatial, given.scale)
     call = _slots.Call(geometry, heads // key.shape[4], masked=True)
     operands = vary_alike((query, key, _tokens(given.additional_keys, key), bias))
-    scores = _slots.products(call, *operands)
+    scores: Any = _slots.products(call, *operands)
     return scores.reshape(*given.batch, *given.spatial, heads, scores.shape[-1])
 
 
@@ -69,7 +69,7 @@ def _av_by_kernels(
     spatial = value.shape[-window.rank - 2 : -2]
     geometry = _ffi.Geometry.of(window, spatial, 1.0)
     call = _slots.Call(geometry, slots.shape[4] // rows.shape[4])
-    out = _slots.sums(call, *vary_alike((slots, rows, more)))
+    out: Any = _slots.sums(call, *vary_alike((slots, rows, more)))
     return out.astype(value.dtype).reshape(*weights.shape[:-1], value.shape[-1])
 
 

@@ -17,10 +17,10 @@ EMULATION = ROOT / "cuda" / "emulation"
 FLAGS = ("-std=c++17", "-Wno-unknown-pragmas", "-Wno-psabi")
 # The emulation's headers come first: it has its own of CUDA's and of cuda/ptx.
 INCLUDES = (f"-I{EMULATION / 'include'}", f"-I{ROOT}")
-HOST_FLAGS = ("-O2", *FLAGS, *INCLUDES)
-# Of dozens of kernels each runs for a moment: to optimise them takes longer than it saves.
+# Of dozens of kernels each runs for a moment: to optimise them more takes longer than it saves.
+HOST_FLAGS = ("-O1", *FLAGS, *INCLUDES)
 KERNEL_FLAGS = (
-    *("-O1", *FLAGS, *INCLUDES),
+    *HOST_FLAGS,
     *("-x", "c++", "-DJAX_NA_EMULATION", "-include", "cuda_runtime.h"),
 )
 
@@ -30,61 +30,44 @@ class Source:
     path: str  # from the root of the repository
     kernels: bool = False
     defines: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     def object_name(self) -> str:
         return "-".join((self.path.replace("/", "_"), *self.defines)) + ".o"
 
     def command(self) -> tuple[str, ...]:
         flags = KERNEL_FLAGS if self.kernels else HOST_FLAGS
-        return (*flags, *(f"-D{define}" for define in self.defines), "-c", str(ROOT / self.path))
+        defines = (f"-D{define}" for define in self.defines)
+        return (*flags, *self.options, *defines, "-c", str(ROOT / self.path))
 
 
-def of_elements(path: str) -> list[Source]:
-    """Kernels that the build compiles once for each element type, from a table of instances."""
-    tables = {"__nv_bfloat16": "16_BIT", "__half": "16_BIT", "float": "32_BIT"}
-    return [
-        Source(path, True, (f"JAX_NA_ELEMENT={element}", f"JAX_NA_TABLE={name}"))
-        for element, name in tables.items()
-    ]
+#: Element types, with the table of instances that each has.
+ELEMENTS = {"__nv_bfloat16": "16_BIT", "__half": "16_BIT", "float": "32_BIT"}
 
 
-#: The slowest first.
-KERNELS = [
-    *of_elements("cuda/key_gradient/instances.cu"),
-    *of_elements("cuda/query_gradient/instances.cu"),
-    *of_elements("cuda/forward/instances.cu"),
-    *of_elements("cuda/gemm/inverse.cu"),
-    *of_elements("cuda/gemm/combine.cu"),
-    *of_elements("cuda/gemm/scores.cu"),
-    Source("cuda/additional_gradient.cu", kernels=True),
-    *(Source(f"cuda/gemm/{name}.cu", kernels=True) for name in ("softmax", "bias_gradient")),
-    *(
-        Source(f"cuda/naive/{name}.cu", kernels=True)
-        for name in ("unfused", "key_gradient", "query_gradient", "forward", "sum_parts")
-    ),
-]
-#: The code that chooses and launches kernels, as it is, and what all tests share.
-HOSTS = [
-    Source(f"cuda/{name}.cc")
-    for name in (
-        "dispatch",
-        "fused",
-        "gemm/gemm",
-        "naive/naive",
-        "plan",
-        "emulation/tests/cases",
-        "emulation/tests/reference",
+def _kernels() -> list[Source]:
+    """Every .cu file, those with instances for an element type once for each."""
+    found = []
+    for path in sorted((ROOT / "cuda").rglob("*.cu")):
+        name = str(path.relative_to(ROOT))
+        if "JAX_NA_ELEMENT" not in path.read_text():
+            found.append(Source(name, kernels=True))
+            continue
+        for element, table in ELEMENTS.items():
+            if not (path.parent.name == "hopper" and element == "float"):
+                defines = (f"JAX_NA_ELEMENT={element}", f"JAX_NA_TABLE={table}")
+                found.append(Source(name, kernels=True, defines=defines))
+    return found
+
+
+def _hosts() -> list[Source]:
+    """The code that chooses and launches kernels, as it is; all but what speaks to XLA."""
+    paths = (
+        path
+        for path in sorted((ROOT / "cuda").rglob("*.cc"))
+        if EMULATION not in path.parents and path.name != "handlers.cc"
     )
-]
-#: Programs of kernels, and programs of the emulation alone.
-ATTENTION_TESTS = [
-    Source(f"cuda/emulation/tests/{name}.cc")
-    for name in ("attention_test", "gemm_test", "naive_test", "unfused_test")
-]
-OWN_TESTS = [
-    Source(f"cuda/emulation/tests/{name}.cc", kernels=True)
-    for name in ("ptx_test", "hopper_ptx_test")
-]
+    return [Source(str(path.relative_to(ROOT))) for path in paths]
 
 
 def compiler() -> str | None:
@@ -102,13 +85,24 @@ def _run(*command: object) -> None:
 
 def build(directory: pathlib.Path) -> dict[str, pathlib.Path]:
     """Compiles every test program into `directory`, with all cores; returns them by name."""
-    emulation = [Source(str(path.relative_to(ROOT))) for path in sorted(EMULATION.glob("*.cc"))]
+    emulation = [
+        Source(str(path.relative_to(ROOT)), options=("-O2",))
+        for path in sorted(EMULATION.glob("*.cc"))
+    ]
+    attention_tests, own_tests, shared = [], [], []
+    for path in sorted((EMULATION / "tests").glob("*.cc")):
+        name = str(path.relative_to(ROOT))
+        if path.stem.endswith("ptx_test"):  # of the emulation alone, with kernels of its own
+            own_tests.append(Source(name, kernels=True))
+        else:
+            (attention_tests if path.stem.endswith("_test") else shared).append(Source(name))
+    under_test = [*_kernels(), *_hosts(), *shared, *emulation]
 
     def objects(sources: list[Source]) -> list[pathlib.Path]:
         return [directory / source.object_name() for source in sources]
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        sources = [*KERNELS, *ATTENTION_TESTS, *OWN_TESTS, *HOSTS, *emulation]
+        sources = [*attention_tests, *own_tests, *under_test]
         jobs = [
             pool.submit(_run, *source.command(), "-o", to)
             for source, to in zip(sources, objects(sources), strict=True)
@@ -116,7 +110,7 @@ def build(directory: pathlib.Path) -> dict[str, pathlib.Path]:
         for job in jobs:
             job.result()
     programs = {}
-    for tests, parts in ((ATTENTION_TESTS, [*KERNELS, *HOSTS, *emulation]), (OWN_TESTS, emulation)):
+    for tests, parts in ((attention_tests, under_test), (own_tests, emulation)):
         for test in tests:
             program = directory / pathlib.Path(test.path).stem
             _run(*objects([test, *parts]), "-o", program)

@@ -58,3 +58,7 @@ def test_naive_kernels(programs, program):
     lines = run(programs[program])
     for kind in ("(bfloat16)", "(float16)", "(float32)", "(float64)"):
         assert sum(kind in line for line in lines) >= 30
+
+
+def test_hopper_kernels(programs):
+    assert len(run(programs["hopper_test"])) > 30

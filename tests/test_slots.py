@@ -111,18 +111,19 @@ CHECKED = ("1d-causal-stride", "1d-empty-batch", "2d-everything", "2d-boundaries
 def test_same_values_and_gradients_as_plain_jax(problem):
     given = list(make_inputs(problem, "float64").arrays())
 
-    def run(implementation):
-        def function(*present):
-            present = iter(present)
-            arrays = [None if x is None else next(present) for x in given]
-            return attend(problem, implementation, *arrays)
+    present = [x for x in given if x is not None]
 
-        present = [x for x in given if x is not None]
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(implementation, *present):
+        def function(*present):
+            rest = iter(present)
+            return attend(problem, implementation, *(x if x is None else next(rest) for x in given))
+
         out, transpose = jax.vjp(function, *present)
         return (out, *transpose(jnp.cos(out)))
 
     with jax.enable_x64(True):
-        for got, expected in zip(run("naive"), run("xla"), strict=True):
+        for got, expected in zip(run("naive", *present), run("xla", *present), strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -140,7 +141,7 @@ def test_second_derivatives():
     )
     with jax.enable_x64(True):
         inputs = make_inputs(problem, "float64").arrays()
-        check_grads(functools.partial(attend, problem, "naive"), inputs, 2, "rev")
+        check_grads(jax.jit(functools.partial(attend, problem, "naive")), inputs, 2, "rev")
 
 
 def test_forward_mode_names_what_has_it():
@@ -168,7 +169,7 @@ def test_vmap_folds_into_the_batch():
     def loss(query, key, bias):
         return jnp.sum(attend(problem, "naive", query, key, key, None, None, bias) ** 2)
 
-    gradient = jax.grad(loss, (0, 1, 2))
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
     got = jax.vmap(gradient, (0, None, 0))(query, key, bias)
     each = [gradient(q, key, b) for q, b in zip(query, bias, strict=True)]
     for i, x in enumerate(got):

@@ -3,25 +3,23 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # problems.py, shared with the CPU tests
 
-_rows = pytest.StashKey[list]()
+_rows: list[dict] = []
 
 
 def pytest_addoption(parser):
     parser.addoption("--report", type=pathlib.Path, help="write every measured row to this file")
     parser.addoption("--random", type=int, default=60, help="number of random problems")
-
-
-def pytest_configure(config):
-    config.stash[_rows] = []
 
 
 def pytest_collection_modifyitems(config, items):
@@ -35,21 +33,31 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def record(request):
     """Adds a row to the report."""
-    return lambda **row: request.config.stash[_rows].append({"test": request.node.name} | row)
+
+    def add(**row):
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+        request.node.user_properties.append(("row", {"test": request.node.name} | plain))
+
+    return add
+
+
+def pytest_runtest_logreport(report):  # also of the workers of pytest-xdist
+    if report.when == "teardown":
+        _rows.extend(row for name, row in report.user_properties if name == "row")
 
 
 def pytest_sessionfinish(session):
-    path, rows = session.config.getoption("--report", None), session.config.stash[_rows]
-    if not path or not rows:
+    path = session.config.getoption("--report", None)
+    if not path or not _rows or hasattr(session.config, "workerinput"):
         return
-    commit = subprocess.run(
+    found = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    )
     report = {
         "device": jax.devices()[0].device_kind,
         "date": datetime.date.today().isoformat(),
-        "commit": commit,
+        "commit": found.stdout.strip() or os.environ.get("COMMIT", "unknown"),
         "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "numpy")},
-        "rows": rows,
+        "rows": sorted(_rows, key=lambda row: row["test"]),
     }
     path.write_text(json.dumps(report, indent=1) + "\n")

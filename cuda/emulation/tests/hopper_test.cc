@@ -1,0 +1,58 @@
+// Runs the Hopper kernels, through the code that launches them, and compares with the definition.
+// Problems that they refuse are left out.
+//
+//   hopper_test                      every case, with every head dimension in turn
+//   hopper_test NAME                 the cases whose names contain NAME
+//   hopper_test --random COUNT SEED  problems drawn at random
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <iterator>
+#include <string>
+
+#include "cuda/emulation/block.h"
+#include "cuda/emulation/tests/run.h"
+#include "cuda/hopper/forward.h"
+
+namespace jax_na::emulation {
+namespace {
+
+int number = 0;  // of problems run
+
+void run_hopper(Case of) {
+  constexpr int kHeadDims[] = {32, 64, 96, 128, 192, 256};
+  const int head_dim = kHeadDims[number % std::size(kHeadDims)];
+  of.problem.bias_batch = 0;
+  of.problem.head_dim = of.problem.value_dim = head_dim;
+  of.problem.scale = std::copysign(1 / std::sqrt(static_cast<double>(head_dim)), of.problem.scale);
+  of.name += ", " + std::to_string(head_dim) + " features";
+  if (cuda::choose_hopper(of.problem, Stored::kBFloat16).instance == nullptr) return;
+  const Implementation hopper = {[](const Forward& f) { return cuda::hopper_forward(f, nullptr); },
+                                 nullptr, nullptr};
+  if (number++ / std::size(kHeadDims) % 2 == 0)
+    run(hopper, of, kBFloat16);
+  else
+    run(hopper, of, kFloat16);
+}
+
+}  // namespace
+}  // namespace jax_na::emulation
+
+int main(int count, char** arguments) {
+  using namespace jax_na::emulation;
+  const std::string wrong = jax_na::cuda::load_hopper();
+  if (!wrong.empty()) fail_case("loading the kernels", wrong);
+  const std::string mode = count > 1 ? arguments[1] : "";
+  if (mode == "--random" && count == 4) {
+    const int first = std::atoi(arguments[3]);
+    for (int seed = first; seed < first + std::atoi(arguments[2]); ++seed) {
+      set_seed(static_cast<uint64_t>(seed));
+      run_hopper(random_case(seed));
+    }
+  } else {
+    for (const Case& of : cases())
+      if (of.name.find(mode) != std::string::npos) run_hopper(of);
+  }
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,15 @@
+// Tensor maps: how the copy engine sees the tensors of a problem.
+#pragma once
+
+#include <string>
+
+#include "cuda/hopper/arguments.h"
+#include "cuda/launch.h"
+
+namespace jax_na::cuda {
+
+// Fills the tensor maps of `to`, whose plan is made. `out_columns` are the columns of a box of
+// results. Returns an empty text or what is wrong.
+std::string encode_maps(const Forward& from, int out_columns, HopperArguments& to);
+
+}  // namespace jax_na::cuda

@@ -1,0 +1,58 @@
+// How the Hopper kernel cuts a problem, decided on the host and handed to the kernel by value.
+//
+// A CTA goes through items: a box of queries of one head of one batch entry, a part of 64 queries
+// at most for each of its warpgroups, and tile by tile the boxes of keys that cover what any of the
+// queries sees. The first box of keys begins where the union of the windows does.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/problem.h"
+#include "cuda/tile/fast_div.h"
+
+namespace jax_na::cuda {
+
+constexpr int kWarpgroupRows = 64;
+constexpr int kMostWarpgroups = 2;
+
+struct HopperPlan {
+  int rows[kMaxRank] = {1, 1, 1};        // queries of a warpgroup
+  int warpgroups[kMaxRank] = {1, 1, 1};  // side by side, along one axis
+  int keys[kMaxRank] = {1, 1, 1};        // keys of a tile
+  int boxes[kMaxRank] = {1, 1, 1};       // of queries along each axis of the longest dilation group
+  int items = 0;
+  FastDiv boxes_z, boxes_y, boxes_x;
+  FastDiv group_z, group_y, group_x;  // dilation of the axes
+  FastDiv heads;
+  // Expected of all items, for what is printed and for the predicted time.
+  double tiles = 0;         // that a CTA meets
+  double masked_tiles = 0;  // of them, those that a warpgroup masks, on average
+  double clocks = 0;        // of one multiprocessor
+
+  JAX_NA_INLINE int row_count() const { return rows[0] * rows[1] * rows[2]; }
+  JAX_NA_INLINE int key_count() const { return keys[0] * keys[1] * keys[2]; }
+  JAX_NA_INLINE int warpgroup_count() const {
+    return warpgroups[0] * warpgroups[1] * warpgroups[2];
+  }
+  JAX_NA_INLINE int box(int axis) const { return rows[axis] * warpgroups[axis]; }
+  // By how many queries a warpgroup lies behind the first one.
+  JAX_NA_INLINE int offset(int warpgroup, int axis) const {
+    return warpgroups[axis] > 1 ? warpgroup * rows[axis] : 0;
+  }
+};
+
+// A compiled kernel, as the planner sees it.
+struct HopperLimits {
+  int head_dim;
+  int block;       // keys of a tile at most
+  int warpgroups;  // of 64 queries
+};
+
+// Plans the forward pass of `problem`; false where no plan is legal.
+bool make_hopper_plan(const Problem& problem, const HopperLimits& limits, int multiprocessors,
+                      HopperPlan& plan);
+
+std::string str(const HopperPlan& plan);
+
+}  // namespace jax_na::cuda

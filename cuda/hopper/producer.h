@@ -1,0 +1,118 @@
+// The producer of the Hopper kernel: one thread that asks for copies.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/hopper/arguments.h"
+#include "cuda/hopper/shared.h"
+#include "cuda/ptx/ldmatrix.h"
+#include "cuda/ptx/mbarrier.h"
+#include "cuda/ptx/tma.h"
+
+namespace jax_na::cuda {
+
+// Where a tile lies: of the window or, as a line, of the additional keys.
+struct TileBox {
+  int column, x, y, z, entry;
+  bool window;
+};
+
+template <typename Shape>
+__device__ inline void produce(const HopperArguments& arguments, HopperControl<Shape>& control,
+                               uint32_t base) {
+  const HopperPlan& plan = arguments.plan;
+  const Problem& problem = arguments.problem;
+  RingPlace<Shape::kStages> key_place, value_place;
+  RingPlace<Shape::kQueryBuffers> query_place;
+  RingPlace<kItemsKnown> item_place;
+
+  // Asks for the panels of a box.
+  auto load = [&](const CUtensorMap* map, uint32_t to, int panel_bytes, uint32_t barrier,
+                  int column, int x, int y, int z, int entry) {
+#pragma unroll
+    for (int panel = 0; panel < Shape::kPanels; ++panel)
+      ptx::tma_load(to + panel * panel_bytes, map, barrier, column + kPanelElements * panel, x, y,
+                    z, entry);
+  };
+  auto load_tile = [&](const CUtensorMap* map, uint32_t to, uint64_t& full, uint64_t& empty,
+                       int parity, const TileBox& box) {
+    const uint32_t barrier = ptx::shared_address(&full);
+    ptx::mbarrier_wait(ptx::shared_address(&empty), parity ^ 1);
+    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.key_count() * kPanelRowBytes);
+    load(map, to, Shape::kStagePanelBytes, barrier, box.column, box.x, box.y, box.z, box.entry);
+  };
+  auto load_keys = [&](const TileBox& box) {
+    const int stage = key_place.stage;
+    load_tile(box.window ? &arguments.key : &arguments.additional_keys,
+              base + Shape::kKeyAt + stage * Shape::kStageBytes, control.full_key[stage],
+              control.empty_key[stage], key_place.parity, box);
+    key_place.next();
+  };
+  auto load_values = [&](const TileBox& box) {
+    const int stage = value_place.stage;
+    load_tile(box.window ? &arguments.value : &arguments.additional_values,
+              base + Shape::kValueAt + stage * Shape::kStageBytes, control.full_value[stage],
+              control.empty_value[stage], value_place.parity, box);
+    value_place.next();
+  };
+  auto load_queries = [&](const HopperItem& item) {
+    for (int w = 0; w < Shape::kWarpgroups; ++w) {
+      const int buffer = query_place.stage;
+      ptx::mbarrier_wait(ptx::shared_address(&control.empty_query[buffer][w]),
+                         query_place.parity ^ 1);
+      const uint32_t full = ptx::shared_address(&control.full_query[buffer][w]);
+      ptx::mbarrier_arrive_expect(full, Shape::kPanels * plan.row_count() * kPanelRowBytes);
+      load(&arguments.query,
+           base + Shape::kQueryAt + (buffer * Shape::kWarpgroups + w) * Shape::kQueryBytes,
+           Shape::kQueryPanelBytes, full, item.head * Shape::kHeadDim,
+           item.axis[2].query + plan.offset(w, 2) * problem.axes[2].dilation,
+           item.axis[1].query + plan.offset(w, 1) * problem.axes[1].dilation,
+           item.axis[0].query + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
+    }
+    query_place.next();
+  };
+
+  // The values of a tile are needed after the keys of the next, which may be of the next item.
+  TileBox before;
+  bool owes_values = false;
+  for (;; item_place.next()) {
+    ptx::mbarrier_wait(ptx::shared_address(&control.described[item_place.stage]),
+                       item_place.parity);
+    const HopperItem& item = control.items[item_place.stage];
+    if (item.last) break;
+    const int windows = item.windows, total = item.total;
+    TileBox box{item.head / problem.group() * Shape::kHeadDim, 0, 0, 0, item.entry, true};
+    int tile_x = 0, tile_y = 0, tile_z = 0;
+    for (int tile = 0; tile < total; ++tile) {
+      box.window = tile < windows;
+      if (box.window) {
+        box.x = item.axis[2].coordinate(tile_x, plan.keys[2], problem.axes[2].dilation);
+        box.y = item.axis[1].coordinate(tile_y, plan.keys[1], problem.axes[1].dilation);
+        box.z = item.axis[0].coordinate(tile_z, plan.keys[0], problem.axes[0].dilation);
+        if (++tile_x == item.axis[2].tiles) {
+          tile_x = 0;
+          if (++tile_y == item.axis[1].tiles) {
+            tile_y = 0;
+            ++tile_z;
+          }
+        }
+      } else {
+        box.x = (tile - windows) * plan.key_count();
+        box.y = box.z = 0;
+      }
+      load_keys(box);
+      if (tile == 0) load_queries(item);
+      if (owes_values) load_values(before);
+      before = box;
+      owes_values = true;
+    }
+    // The next queries may have to wait for results that need these values.
+    if (Shape::kQueryBuffers == 1) {
+      load_values(before);
+      owes_values = false;
+    }
+  }
+  if (owes_values) load_values(before);
+}
+
+}  // namespace jax_na::cuda

@@ -1,0 +1,96 @@
+// The shared memory of the Hopper kernel.
+//
+// Rows of 128 bytes, 64 elements of a token, in panels: the first 64 features of all rows of a
+// tensor, then the next. The copy engine writes them so, and the tensor cores read them so. Where
+// the head dimension ends inside a panel, the rest holds what follows in the tensor and no product
+// reads it.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/hopper/item.h"
+
+namespace jax_na::cuda {
+
+constexpr int kPanelElements = 64;
+constexpr int kPanelRowBytes = 128;
+constexpr int kMaxSharedBytes = 227 * 1024;
+
+// Sizes and elements of a compiled kernel: nothing else is a template parameter.
+template <typename T, int kHeadDimension, int kBlockKeys, int kWarpgroupCount>
+struct HopperShape {
+  using Element = T;
+  static constexpr int kHeadDim = kHeadDimension;
+  static constexpr int kBlock = kBlockKeys;
+  static constexpr int kWarpgroups = kWarpgroupCount;
+  static constexpr int kThreads = 128 * (1 + kWarpgroups);
+  static constexpr int kPanels = (kHeadDim + kPanelElements - 1) / kPanelElements;
+  static constexpr int kQueryPanelBytes = kWarpgroupRows * kPanelRowBytes;
+  static constexpr int kQueryBytes = kPanels * kQueryPanelBytes;  // of a warpgroup
+  static constexpr int kStagePanelBytes = kBlock * kPanelRowBytes;
+  static constexpr int kStageBytes = kPanels * kStagePanelBytes;
+  // Results leave in panels that the head dimension is a multiple of.
+  static constexpr int kOutElements = kHeadDim % 64 == 0 ? 64 : 32;
+  static constexpr int kOutPanels = kHeadDim / kOutElements;
+  static constexpr int kOutPanelBytes = kWarpgroupRows * kOutElements * 2;
+  static constexpr int kOutBytes = kOutPanels * kOutPanelBytes;  // of a warpgroup
+  static constexpr int kControlBytes = 18 * 1024;                // at most
+  static constexpr int bytes(int query_buffers, int stages) {
+    return query_buffers * kWarpgroups * kQueryBytes + stages * kStageBytes + kControlBytes + 1024;
+  }
+  // Results leave from the place of their queries. With room for the queries of two items a
+  // warpgroup begins an item before it ends the one before.
+  static constexpr int kQueryBuffers = bytes(2, 4) <= kMaxSharedBytes ? 2 : 1;
+  static constexpr int kStages = bytes(kQueryBuffers, 6) <= kMaxSharedBytes ? 3 : 2;
+  static constexpr int kSharedBytes = bytes(kQueryBuffers, 2 * kStages);
+  static_assert(kSharedBytes <= kMaxSharedBytes, "more shared memory than there is");
+  static_assert(kBlock % 32 == 0 && kBlock <= 128, "a lane's columns are the bits of a word");
+
+  // From the aligned beginning.
+  static constexpr int kQueryAt = 0;
+  static constexpr int kKeyAt = kQueryAt + kQueryBuffers * kWarpgroups * kQueryBytes;
+  static constexpr int kValueAt = kKeyAt + kStages * kStageBytes;
+  static constexpr int kControlAt = kValueAt + kStages * kStageBytes;
+
+  // Boxes of 64 and of kBlock positions, extents summed over the axes.
+  static constexpr int kMostPlaces = kWarpgroupRows * kWarpgroups + 2 * kMostWarpgroups;
+  static constexpr int kMostBelow = kBlock + 5;
+};
+
+// Items that are described at a time.
+constexpr int kItemsKnown = 3;
+
+// What a warpgroup sees of a tile: bits of its rows' columns, unless it sees all of them.
+struct TileMask {
+  uint32_t word[kWarpgroupRows][4];
+  int sure;
+};
+
+// What the warps tell each other.
+template <typename Shape>
+struct HopperControl {
+  uint64_t described[kItemsKnown], done[kItemsKnown];
+  uint64_t full_query[Shape::kQueryBuffers][Shape::kWarpgroups];
+  uint64_t empty_query[Shape::kQueryBuffers][Shape::kWarpgroups];
+  uint64_t full_key[Shape::kStages], empty_key[Shape::kStages];
+  uint64_t full_value[Shape::kStages], empty_value[Shape::kStages];
+  TileMask masks[Shape::kStages][Shape::kWarpgroups];
+  uint32_t below[Shape::kMostBelow][4];
+  HopperItem items[kItemsKnown];
+  Interval seen[kItemsKnown][Shape::kMostPlaces];
+};
+
+// A stage of a ring, and the parity of its phase.
+template <int kStages>
+struct RingPlace {
+  int stage = 0;
+  int parity = 0;
+  __device__ __forceinline__ void next() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+}  // namespace jax_na::cuda
