@@ -56,3 +56,9 @@ def test_naive_kernels(programs, program):
     lines = run(programs[program])
     for kind in ("(bfloat16)", "(float16)", "(float32)", "(float64)"):
         assert sum(kind in line for line in lines) >= 30
+
+
+def test_hopper_kernels(programs):
+    """What the kernels for sm_90a do not refuse, with every head dimension."""
+    assert len(run(programs["hopper_test"])) > 30
+    assert len(run(programs["hopper_test"], "--random", 24, 0)) > 12
