@@ -15,6 +15,7 @@
 #include "cpu/handlers.h"
 #include "cpu/kernels.h"
 #ifdef JAX_NA_CUDA
+#include "cuda/gemm/gemm.h"
 #include "cuda/handlers.h"
 #include "cuda/launch.h"
 #include "cuda/naive/naive.h"
@@ -143,6 +144,10 @@ NB_MODULE(_core, m) {
               stages(jax_na_cuda_fused_forward, jax_na_cuda_fused_initialize);
           handlers["jax_na_cuda_fused_backward"] =
               stages(jax_na_cuda_fused_backward, jax_na_cuda_fused_initialize);
+          handlers["jax_na_cuda_gemm_forward"] =
+              stages(jax_na_cuda_gemm_forward, jax_na_cuda_gemm_initialize);
+          handlers["jax_na_cuda_gemm_backward"] =
+              stages(jax_na_cuda_gemm_backward, jax_na_cuda_gemm_initialize);
           handlers["jax_na_cuda_naive_forward"] =
               stages(jax_na_cuda_naive_forward, jax_na_cuda_naive_initialize);
           handlers["jax_na_cuda_naive_backward"] =
@@ -227,6 +232,10 @@ NB_MODULE(_core, m) {
         return jax_na::cuda::fused_backward_workspace(problem);
       },
       nb::arg("problem"), "Bytes of scratch space that the fused CUDA backward pass needs.");
+  m.def("cuda_gemm_forward_workspace", jax_na::cuda::gemm_forward_workspace, nb::arg("problem"),
+        "Bytes of scratch space that the forward pass by CUDA matrix products needs.");
+  m.def("cuda_gemm_backward_workspace", jax_na::cuda::gemm_backward_workspace, nb::arg("problem"),
+        "Bytes of scratch space that the backward pass by CUDA matrix products needs.");
   m.def(
       "cuda_naive_backward_workspace",
       [](const jax_na::Problem& problem, bool float64) {

@@ -94,6 +94,13 @@ struct Rule {
     }
   }
 
+  // The position of slot 0 of query j's window: where the window would begin if no border cut it.
+  // Slot t holds the key at slot_origin(j) + t.
+  JAX_NA_INLINE constexpr int slot_origin(int j) const {
+    if (causal) return lead(j) - window + 1;
+    return boundary == Boundary::kClip ? lead(j) - left() : window_of(j).begin;
+  }
+
   // The queries that see key k. Both ends are non-decreasing in k.
   JAX_NA_INLINE constexpr Interval queries_of(int k) const {
     if (causal) {

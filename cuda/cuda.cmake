@@ -49,6 +49,16 @@ foreach(pass forward query_gradient key_gradient)
   jax_na_cuda_kernels(${pass}_float32 cuda/${pass}/instances.cu
     JAX_NA_ELEMENT=float JAX_NA_TABLE=32_BIT)
 endforeach()
+foreach(product scores combine inverse)
+  jax_na_cuda_kernels(gemm_${product}_bfloat16 cuda/gemm/${product}.cu
+    JAX_NA_ELEMENT=__nv_bfloat16 JAX_NA_TABLE=16_BIT)
+  jax_na_cuda_kernels(gemm_${product}_float16 cuda/gemm/${product}.cu
+    JAX_NA_ELEMENT=__half JAX_NA_TABLE=16_BIT)
+  jax_na_cuda_kernels(gemm_${product}_float32 cuda/gemm/${product}.cu
+    JAX_NA_ELEMENT=float JAX_NA_TABLE=32_BIT)
+endforeach()
+jax_na_cuda_kernels(gemm_softmax cuda/gemm/softmax.cu)
+jax_na_cuda_kernels(gemm_bias_gradient cuda/gemm/bias_gradient.cu)
 jax_na_cuda_kernels(additional_gradient cuda/additional_gradient.cu)
 foreach(pass forward query_gradient key_gradient sum_parts unfused)
   jax_na_cuda_kernels(naive_${pass} cuda/naive/${pass}.cu)
@@ -60,6 +70,7 @@ jax_na_cuda_kernels(hopper_bfloat16 cuda/hopper/instances.cu JAX_NA_ELEMENT=__nv
 jax_na_cuda_kernels(hopper_float16 cuda/hopper/instances.cu JAX_NA_ELEMENT=__half)
 
 target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/plan.cc
+  cuda/gemm/gemm.cc
   cuda/hopper/forward.cc cuda/hopper/maps.cc cuda/hopper/plan.cc
   cuda/naive/naive.cc cuda/naive/handlers.cc ffi/unfused_arguments.cc)
 target_compile_definitions(_core PRIVATE JAX_NA_CUDA)

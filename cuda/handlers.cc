@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "cuda/gemm/gemm.h"
 #include "cuda/guarded.h"
 #include "cuda/launch.h"
 #include "cuda/naive/naive.h"
@@ -28,35 +29,68 @@ int64_t fused_workspace(const Problem& problem, Stored) {
   return fused_backward_workspace(problem);
 }
 
+int64_t gemm_workspace(const Problem& problem, Stored) {
+  return gemm_backward_workspace(problem);
+}
+
+std::string check_workspace(const AnyBuffer& workspace, int64_t needed) {
+  if (static_cast<int64_t>(workspace.size_bytes()) >= needed) return "";
+  return "the workspace should have " + std::to_string(needed) + " bytes, but has " +
+         std::to_string(workspace.size_bytes());
+}
+
+// Reads the arguments and calls `launch` with them.
+template <typename Launch>
+Error run_forward(const Inputs& inputs, Result out, Result lse, const Attributes& attributes,
+                  int64_t precision, Launch launch) {
+  Forward arguments{};
+  if (Error e = read_forward(inputs, {*out, *lse}, attributes, Memory::kDevice, arguments.problem,
+                             arguments.stored);
+      e.failure())
+    return e;
+  if (lse->element_count() == 0) return Error::Success();
+  arguments.precision = precision == 0 ? Precision::kDefault : Precision::kHighest;
+  arguments.query = inputs.query.untyped_data();
+  arguments.key = inputs.key.untyped_data();
+  arguments.value = inputs.value.untyped_data();
+  arguments.additional_keys = inputs.additional_keys.untyped_data();
+  arguments.additional_values = inputs.additional_values.untyped_data();
+  arguments.bias = inputs.bias.untyped_data();
+  arguments.origins = static_cast<const int32_t*>(inputs.origins.untyped_data());
+  arguments.out = out->untyped_data();
+  arguments.lse = lse->untyped_data();
+  return guarded([&] {
+    const std::string wrong =
+        check_alignment({arguments.query, arguments.key, arguments.value, arguments.out});
+    return wrong.empty() ? launch(arguments) : wrong;
+  });
+}
+
 template <auto kLaunch>
 Error forward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer value,
               AnyBuffer additional_keys, AnyBuffer additional_values, AnyBuffer bias,
               AnyBuffer origins, Result out, Result lse, Entries length, Entries window,
               Entries stride, Entries dilation, Entries causal, Entries boundary, double scale,
               int64_t precision) {
-  Forward arguments{};
-  if (Error e =
-          read_forward({query, key, value, additional_keys, additional_values, bias, origins},
-                       {*out, *lse}, {length, window, stride, dilation, causal, boundary, scale},
-                       Memory::kDevice, arguments.problem, arguments.stored);
-      e.failure())
-    return e;
-  if (lse->element_count() == 0) return Error::Success();
-  arguments.precision = precision == 0 ? Precision::kDefault : Precision::kHighest;
-  arguments.query = query.untyped_data();
-  arguments.key = key.untyped_data();
-  arguments.value = value.untyped_data();
-  arguments.additional_keys = additional_keys.untyped_data();
-  arguments.additional_values = additional_values.untyped_data();
-  arguments.bias = bias.untyped_data();
-  arguments.origins = static_cast<const int32_t*>(origins.untyped_data());
-  arguments.out = out->untyped_data();
-  arguments.lse = lse->untyped_data();
-  return guarded([&] {
-    const std::string wrong =
-        check_alignment({arguments.query, arguments.key, arguments.value, arguments.out});
-    return wrong.empty() ? kLaunch(arguments, stream) : wrong;
-  });
+  return run_forward({query, key, value, additional_keys, additional_values, bias, origins}, out,
+                     lse, {length, window, stride, dilation, causal, boundary, scale}, precision,
+                     [&](const Forward& arguments) { return kLaunch(arguments, stream); });
+}
+
+// The same where the launch needs a workspace, which is one more result.
+template <auto kLaunch, auto kWorkspace>
+Error forward_in_workspace(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer value,
+                           AnyBuffer additional_keys, AnyBuffer additional_values, AnyBuffer bias,
+                           AnyBuffer origins, Result out, Result lse, Result workspace,
+                           Entries length, Entries window, Entries stride, Entries dilation,
+                           Entries causal, Entries boundary, double scale, int64_t precision) {
+  return run_forward(
+      {query, key, value, additional_keys, additional_values, bias, origins}, out, lse,
+      {length, window, stride, dilation, causal, boundary, scale}, precision,
+      [&](const Forward& arguments) {
+        const std::string wrong = check_workspace(*workspace, kWorkspace(arguments.problem));
+        return wrong.empty() ? kLaunch(arguments, workspace->untyped_data(), stream) : wrong;
+      });
 }
 
 template <auto kLaunch, auto kWorkspace>
@@ -86,10 +120,10 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
     }
     return Error::Success();
   }
-  const int64_t needed = kWorkspace(arguments.problem, arguments.stored);
-  if (static_cast<int64_t>(workspace->size_bytes()) < needed)
-    return Error::InvalidArgument("jax_na: the workspace should have " + std::to_string(needed) +
-                                  " bytes, but has " + std::to_string(workspace->size_bytes()));
+  if (const std::string wrong =
+          check_workspace(*workspace, kWorkspace(arguments.problem, arguments.stored));
+      !wrong.empty())
+    return Error::InvalidArgument("jax_na: " + wrong);
   arguments.precision = precision == 0 ? Precision::kDefault : Precision::kHighest;
   arguments.query = query.untyped_data();
   arguments.key = key.untyped_data();
@@ -132,6 +166,15 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
           .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()                              \
           .JAX_NA_INPUTS.JAX_NA_RESULTS.JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"), \
       {xla::ffi::Traits::kCmdBufferCompatible})
+#define JAX_NA_DEFINE_FORWARD_IN_WORKSPACE(name, launch, workspace)                              \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                 \
+      name, (jax_na::cuda::forward_in_workspace<jax_na::cuda::launch, jax_na::cuda::workspace>), \
+      xla::ffi::Ffi::Bind()                                                                      \
+          .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()                                         \
+          .JAX_NA_INPUTS.JAX_NA_RESULTS                                                          \
+          .Ret<xla::ffi::AnyBuffer>() /* workspace */                                            \
+          .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"),                                         \
+      {xla::ffi::Traits::kCmdBufferCompatible})
 #define JAX_NA_DEFINE_BACKWARD(name, launch, workspace)                              \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                     \
       name, (jax_na::cuda::backward<jax_na::cuda::launch, jax_na::cuda::workspace>), \
@@ -145,6 +188,10 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
 JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_fused_initialize, load_kernels);
 JAX_NA_DEFINE_FORWARD(jax_na_cuda_fused_forward, fused_forward);
 JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_workspace);
+
+JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_gemm_initialize, load_gemm_kernels);
+JAX_NA_DEFINE_FORWARD_IN_WORKSPACE(jax_na_cuda_gemm_forward, gemm_forward, gemm_forward_workspace);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_gemm_backward, gemm_backward, gemm_workspace);
 
 JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_naive_initialize, load_naive_kernels);
 JAX_NA_DEFINE_FORWARD(jax_na_cuda_naive_forward, naive_forward);

@@ -7,6 +7,9 @@
 XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_na_cuda_fused_initialize);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_na_cuda_fused_forward);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_na_cuda_fused_backward);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_na_cuda_gemm_initialize);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_na_cuda_gemm_forward);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_na_cuda_gemm_backward);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_na_cuda_naive_initialize);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_na_cuda_naive_forward);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(jax_na_cuda_naive_backward);

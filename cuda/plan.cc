@@ -76,8 +76,9 @@ constexpr double kClocksPerScores = 14.0;      // softmax of 16 rows and 16 colu
 constexpr double kClocksPerTile = 30.0;        // a warp's own work for a tile
 constexpr double kClocksPerStage = 250.0;      // two barriers and a wait
 constexpr double kClocksPerStart = 3000.0;     // of a CTA, before its first item
-constexpr double kClocksPerItem = 200.0;
+constexpr double kClocksPerItem = 500.0;
 constexpr double kClocksPerOwnLoad = 1500.0;  // an item's stationary rows, where nothing covers it
+constexpr double kCostOfMissingWarp = 0.05;    // of 16 that hide each other's latency
 constexpr int kSms = 132;
 
 struct Search {
@@ -153,7 +154,7 @@ struct Search {
     double cost = compute + loaded * (0.5 + exposed) + stages * kClocksPerStage / resident +
                   (kClocksPerItem + kClocksPerStart / share) / resident;
     if (sweep.own_buffers < sweep.buffers) cost += kClocksPerOwnLoad / resident;
-    if (resident * warps < 8) cost *= 1.0 + 0.1 * (8 - resident * warps);
+    cost *= 1.0 + kCostOfMissingWarp * std::max(0, 16 - resident * warps);
     cost *= std::max(boxes * items / kSms, 1.0);
     if (cost < best_cost) {
       best_cost = cost;

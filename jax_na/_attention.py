@@ -177,10 +177,11 @@ def neighborhood_attention(
         periodic), per axis.
       relative_position_bias: [N, 2 * kernel_size - 1 per axis], added to the scores at index key -
         query + kernel_size - 1, in steps of the dilation.
-      implementation: "fused" (compiled kernels), "naive" (CUDA kernels for what the fused ones do
-        not do there, and to compare them with), "xla" (pure JAX: any platform, any derivative), a
-        sequence of names to try in order, or None for the best one of the platform that is compiled
-        for; see :func:`implementations`.
+      implementation: "fused" (compiled kernels), "gemm" (CUDA kernels that keep scores and weights
+        in memory), "naive" (CUDA kernels for what the fused ones do not do there, and to compare
+        them with), "xla" (pure JAX: any platform, any derivative), a sequence of names to try in
+        order, or None for the best one of the platform that is compiled for; see
+        :func:`implementations`.
       precision: of the matrix products, as in ``jax.numpy.einsum``. Float32 on CUDA is multiplied
         in TF32 by default, and to float32's accuracy with anything above "default". The CPU kernels
         always compute in full float32 (float64 for float64).

@@ -20,6 +20,7 @@ from jax_na._window import BOUNDARIES, Boundary, Window
 TARGETS = {
     ("cpu", "fused"): "jax_na_cpu",
     ("cuda", "fused"): "jax_na_cuda_fused",
+    ("cuda", "gemm"): "jax_na_cuda_gemm",
     ("cuda", "naive"): "jax_na_cuda_naive",
 }
 
@@ -194,10 +195,8 @@ def forward(
     [B, S, K, D], additional_values [B, S, K, Dv] (S = 0: none), bias [0 | 1 | B, N, 2w-1 per axis],
     origins int32 [2, 3].
     """
-    call = jax.ffi.ffi_call(
-        TARGETS[platform, implementation] + "_forward", forward_results(*operands)
-    )
-    return call(*operands, **geometry.attributes(), **_extra_attributes(platform, precision))
+    results = forward_results(*operands)
+    return _call(geometry, platform, implementation, "forward", precision, results, *operands)
 
 
 def backward(
@@ -213,17 +212,23 @@ def backward(
     Operands: those of :func:`forward`, then out, lse and their cotangents.
     """
     results = backward_results(*operands)
-    if platform == "cuda":
-        results = (*results, _workspace(geometry, implementation, *operands[:6]))
-    call = jax.ffi.ffi_call(TARGETS[platform, implementation] + "_backward", results)
+    return _call(geometry, platform, implementation, "backward", precision, results, *operands)
+
+
+def _call(geometry, platform, implementation, kind, precision, results, *operands):
+    """The results of a custom call, without its scratch space."""
+    count = len(results)
+    if platform == "cuda" and (kind == "backward" or implementation == "gemm"):
+        results = (*results, _workspace(geometry, implementation, kind, *operands[:6]))
+    call = jax.ffi.ffi_call(TARGETS[platform, implementation] + f"_{kind}", results)
     found = call(*operands, **geometry.attributes(), **_extra_attributes(platform, precision))
-    return tuple(found[:6])
+    return tuple(found[:count])
 
 
 def _workspace(
-    geometry: Geometry, implementation: str, query, key, value, additional_keys, _, bias
+    geometry: Geometry, implementation: str, kind: str, query, key, value, additional_keys, _, bias
 ):
-    """The type of the scratch space of a CUDA backward pass."""
+    """The type of the scratch space of a CUDA call."""
     problem = geometry.problem(
         query.shape[0],
         query.shape[-2],
@@ -235,6 +240,10 @@ def _workspace(
     )
     if implementation == "naive":
         size = _core.cuda_naive_backward_workspace(problem, query.dtype == jnp.float64)
+    elif implementation == "gemm" and kind == "forward":
+        size = _core.cuda_gemm_forward_workspace(problem)
+    elif implementation == "gemm":
+        size = _core.cuda_gemm_backward_workspace(problem)
     else:
         size = _core.cuda_fused_backward_workspace(problem)
     return result_like(query, (size,), jnp.dtype(jnp.uint8), alike=0)

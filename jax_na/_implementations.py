@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax_na import _core
 from jax_na._arguments import DTYPES
 
-NAMES = ("fused", "naive", "xla")
+NAMES = ("fused", "gemm", "naive", "xla")
 
-#: What the fused CUDA kernels can do.
+#: What the CUDA kernels on tensor cores ("fused", "gemm") can do.
 CUDA_DTYPES = ("float32", "bfloat16", "float16")
 CUDA_HEAD_DIMS = "a multiple of 8 up to 256"
 #: The features of a row that the naive kernels hold in registers.
@@ -59,6 +59,21 @@ def _fused(platform: str) -> Implementation:
     return Implementation("fused", available, reason)
 
 
+def _gemm(platform: str) -> Implementation:
+    available = platform == "cuda" and _core.has_cuda
+    if available:
+        reason = (
+            "CUDA kernels on tensor cores that keep the scores and weights of all windows in "
+            f"memory, for {', '.join(CUDA_DTYPES)} and head dimensions of {CUDA_HEAD_DIMS}; first "
+            "derivatives in reverse mode"
+        )
+    elif platform == "cuda":
+        reason = "this jax_na was built without a CUDA compiler"
+    else:
+        reason = f"its kernels are for CUDA devices, and there are none for {platform!r}"
+    return Implementation("gemm", available, reason)
+
+
 def _naive(platform: str) -> Implementation:
     available = platform == "cuda" and _core.has_cuda
     if available:
@@ -82,6 +97,7 @@ def implementations(platform: str | None = None) -> tuple[Implementation, ...]:
     platform = _platform(platform)
     return (
         _fused(platform),
+        _gemm(platform),
         _naive(platform),
         Implementation("xla", True, "pure JAX on any platform, differentiable any number of times"),
     )
@@ -92,9 +108,9 @@ def _cuda_refusal(name: str, dtype: jnp.dtype, head_dim: int, value_dim: int) ->
     for axis, features in (("head_dim", head_dim), ("value_dim", value_dim)):
         if name == "naive" and features > NAIVE_MOST_FEATURES:
             return f"its kernels take a {axis} up to {NAIVE_MOST_FEATURES}, but got {features}"
-        if name == "fused" and (features % 8 or not 8 <= features <= 256):
+        if name != "naive" and (features % 8 or not 8 <= features <= 256):
             return f"its CUDA kernels take a {axis} that is {CUDA_HEAD_DIMS}, but got {features}"
-    if name == "fused" and dtype.name not in CUDA_DTYPES:
+    if name != "naive" and dtype.name not in CUDA_DTYPES:
         return f"its CUDA kernels take {', '.join(CUDA_DTYPES)}, but got {dtype.name}"
     return ""
 
@@ -123,7 +139,7 @@ def require(name: str, dtype: jnp.dtype, head_dim: int, value_dim: int) -> None:
     refusal = is_default("cuda") and _cuda_refusal(name, dtype, head_dim, value_dim)
     if refusal:
         others = "'xla'"
-        if name == "fused" and not _cuda_refusal("naive", dtype, head_dim, value_dim):
+        if name != "naive" and not _cuda_refusal("naive", dtype, head_dim, value_dim):
             others = "'naive' or 'xla'"
         raise NotImplementedError(
             f"jax_na: implementation={name!r} cannot do this problem: {refusal}; pass "

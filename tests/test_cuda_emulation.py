@@ -34,9 +34,10 @@ def test_emulated_instructions(programs, name):
     assert run(programs[name])[-1] == "0 failures"
 
 
-def test_features(programs):
+@pytest.mark.parametrize("program", ["attention_test", "gemm_test"])
+def test_features(programs, program):
     """Every feature, through the launching code, against the definition."""
-    lines = run(programs["attention_test"])
+    lines = run(programs[program])
     for kind in ("(bfloat16)", "(float16)", "(float32)", "(float32, highest)"):
         assert sum(kind in line for line in lines) >= 15
 
@@ -46,8 +47,9 @@ def test_every_instance(programs):
     assert len(run(programs["attention_test"], "--instances")) > 40
 
 
-def test_random_problems(programs):
-    assert len(run(programs["attention_test"], "--random", 32, 0)) == 33
+@pytest.mark.parametrize("program", ["attention_test", "gemm_test"])
+def test_random_problems(programs, program):
+    assert len(run(programs[program], "--random", 32, 0)) == 33
 
 
 @pytest.mark.parametrize("program", ["naive_test", "unfused_test"])
@@ -59,6 +61,4 @@ def test_naive_kernels(programs, program):
 
 
 def test_hopper_kernels(programs):
-    """What the kernels for sm_90a do not refuse, with every head dimension."""
     assert len(run(programs["hopper_test"])) > 30
-    assert len(run(programs["hopper_test"], "--random", 24, 0)) > 12

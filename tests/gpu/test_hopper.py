@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from compare import Kind, arrays_of, attention, errors, in_float64
 from problems import Problem
-from test_fused import FLOOR, arrays_of, attention, errors, in_float64
 
 from jax_na import _core
 
@@ -84,4 +84,4 @@ def test_forward(problem, head_dim, dtype, record):
     for (name, (error, scale)), (other, _) in zip(
         errors(found, right).items(), errors(plain, right).values(), strict=True
     ):
-        assert error <= 2 * other + FLOOR[dtype] * scale, (name, error, other, scale)
+        assert error <= 2 * other + Kind("fused", dtype).floor * scale, (name, error, other, scale)

@@ -108,7 +108,11 @@ def random_problem(seed, features):
 
 @pytest.mark.parametrize(
     ("implementation", "features"),
-    [("fused", (8, 16, 32, 64, 80, 128)), ("naive", (1, 8, 20, 32, 64, 77, 128))],
+    [
+        ("fused", (8, 16, 32, 64, 80, 128)),
+        ("gemm", (8, 16, 32, 64, 80, 128)),
+        ("naive", (1, 8, 20, 32, 64, 77, 128)),
+    ],
 )
 def test_random_problems(implementation, features, request, record):
     """Whole compilations are most of the time: several kinds share the problems."""

@@ -1,0 +1,114 @@
+// Runs the GEMM kernels, through the code that launches them, and compares with the definition.
+//
+//   gemm_test                      every case, in two element types
+//   gemm_test NAME                 the cases whose names contain NAME, in every element type
+//   gemm_test --random COUNT SEED  problems drawn at random
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "cuda/dispatch.h"
+#include "cuda/emulation/block.h"
+#include "cuda/emulation/device.h"
+#include "cuda/emulation/tests/array.h"
+#include "cuda/emulation/tests/cases.h"
+#include "cuda/emulation/tests/run.h"
+#include "cuda/gemm/gemm.h"
+#include "cuda/gemm/instances.h"
+
+namespace jax_na::emulation {
+namespace {
+
+std::string forward_in_workspace(const Forward& arguments) {
+  Array<char> workspace(cuda::gemm_forward_workspace(arguments.problem));
+  return cuda::gemm_forward(arguments, workspace.data(), nullptr);
+}
+
+const Implementation kGemm = {forward_in_workspace,
+                              [](const Backward& b) { return cuda::gemm_backward(b, nullptr); },
+                              cuda::gemm_backward_workspace};
+
+// Chooses a device, or device 0 where some kernel needs more shared memory than it has.
+template <typename T>
+void set_device(int device, const Problem& problem, Precision precision) {
+  cudaSetDevice(device % static_cast<int>(std::size(kDevices)));
+  for (int features : {problem.head_dim, problem.value_dim}) {
+    Problem of_product = problem;
+    of_product.head_dim = of_product.value_dim = features;
+    auto runs = [&](const std::vector<cuda::Instance>& instances, Pass pass) {
+      return cuda::choose(instances, pass, of_product, precision).instance != nullptr;
+    };
+    if (!runs(cuda::scores_instances<T>(), Pass::kQueryGradient) ||
+        !runs(cuda::combine_instances<T>(), Pass::kQueryGradient) ||
+        !runs(cuda::inverse_instances<T>(), Pass::kKeyGradient))
+      cudaSetDevice(0);
+  }
+}
+
+template <typename T>
+void run_gemm(int device, const Case& of, const Kind<T>& kind) {
+  set_device<T>(device, of.problem, kind.precision);
+  run(kGemm, of, kind);
+}
+
+// Every case in one type of 16 bits and one of 32, or in all that there are where it was asked for
+// by name; every type meets every device in turn.
+void run_cases(const std::string& part_of_name) {
+  const bool all_types = !part_of_name.empty();
+  int number = 0, device = 0;
+  for (const Case& of : cases()) {
+    ++number;
+    if (of.name.find(part_of_name) == std::string::npos) continue;
+    if (all_types || number % 2 == 0) {
+      run_gemm(device++, of, kBFloat16);
+      run_gemm(device++, of, kHighest);
+    }
+    if (all_types || number % 2 == 1) {
+      run_gemm(device++, of, kFloat16);
+      run_gemm(device++, of, kFloat32);
+    }
+  }
+}
+
+void run_random_cases(int count, int first) {
+  for (int seed = first; seed < first + count; ++seed) {
+    const Case of = random_case(seed);
+    set_seed(seed);
+    switch (seed % 4) {
+      case 0:
+        run_gemm(seed / 4, of, kBFloat16);
+        break;
+      case 1:
+        run_gemm(seed / 4, of, kFloat16);
+        break;
+      case 2:
+        run_gemm(seed / 4, of, kFloat32);
+        break;
+      default:
+        run_gemm(seed / 4, of, kHighest);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace jax_na::emulation
+
+int main(int count, char** arguments) {
+  using namespace jax_na::emulation;
+  for (int device = 0; device < static_cast<int>(std::size(kDevices)); ++device) {
+    cudaSetDevice(device);
+    const std::string wrong = jax_na::cuda::load_gemm_kernels();
+    if (!wrong.empty()) fail_case("loading the kernels", wrong);
+  }
+  const std::string mode = count > 1 ? arguments[1] : "";
+  if (mode == "--random" && count == 4)
+    run_random_cases(std::atoi(arguments[2]), std::atoi(arguments[3]));
+  else
+    run_cases(mode);
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}

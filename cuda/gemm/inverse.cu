@@ -1,0 +1,31 @@
+// Compiles the inverse kernels of one element type, JAX_NA_ELEMENT.
+#include "cuda/gemm/inverse.h"
+
+#include "cuda/gemm/instances.h"
+#include "cuda/ptx/kernel_address.h"
+
+namespace jax_na::cuda {
+namespace {
+
+using T = JAX_NA_ELEMENT;
+
+template <int kHeadDim, int kBlock, Products kProducts>
+Instance instance() {
+  return product_instance<T>(
+      kHeadDim, 1, kBlock, sizeof(SlotTables<kBlock, 16 * kMaxWarps>),
+      kCombinationCtas<T, kHeadDim>,
+      kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault,
+      ptx::address_of(&inverse_kernel<T, kHeadDim, kBlock, kProducts>));
+}
+
+}  // namespace
+
+template <>
+const std::vector<Instance>& inverse_instances<T>() {
+#define JAX_NA_ENTRY(head_dim, block, products) instance<head_dim, block, Products::products>(),
+  static const std::vector<Instance> table = {JAX_NA_PRODUCTS_OF(JAX_NA_TABLE, JAX_NA_ENTRY)};
+#undef JAX_NA_ENTRY
+  return table;
+}
+
+}  // namespace jax_na::cuda
