@@ -22,6 +22,7 @@ struct HopperPlan {
   int keys[kMaxRank] = {1, 1, 1};        // keys of a tile
   int boxes[kMaxRank] = {1, 1, 1};       // of queries along each axis of the longest dilation group
   int items = 0;
+  bool heads_apart = false;  // the tensor maps have an axis of heads, and none of batch entries
   FastDiv boxes_z, boxes_y, boxes_x;
   FastDiv group_z, group_y, group_x;  // dilation of the axes
   FastDiv heads;
