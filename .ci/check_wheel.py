@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 # Grows with the kernels' instances; a jump past it means debug symbols, or something foreign.
-MAX_MEGABYTES = 8
+MAX_MEGABYTES = 20
 
 REQUIRED = [
     r"jax_na/__init__\.py",

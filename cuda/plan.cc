@@ -74,11 +74,12 @@ constexpr double kClocksPerChunkLoaded = 0.8;  // 16 bytes of a row of each of t
 constexpr double kClocksPerProduct = 1.5;      // an m16n8k16 product, or the like
 constexpr double kClocksPerScores = 14.0;      // softmax of 16 rows and 16 columns
 constexpr double kClocksPerTile = 30.0;        // a warp's own work for a tile
+constexpr double kChunkByChunk = 1.3;          // where a tile does not fill the forward kernel's
 constexpr double kClocksPerStage = 250.0;      // two barriers and a wait
 constexpr double kClocksPerStart = 3000.0;     // of a CTA, before its first item
 constexpr double kClocksPerItem = 500.0;
 constexpr double kClocksPerOwnLoad = 1500.0;  // an item's stationary rows, where nothing covers it
-constexpr double kCostOfMissingWarp = 0.05;    // of 16 that hide each other's latency
+constexpr double kCostOfMissingWarp = 0.05;   // of 16 that hide each other's latency
 constexpr int kSms = 132;
 
 struct Search {
@@ -142,7 +143,9 @@ struct Search {
     const double matrix = sweep.row_tiles * products * kClocksPerProduct;
     const double reads = (forward ? 1.0 : 1.6) * 32 * row_bytes() / 128.0;
     const double chunk = std::max(matrix + sweep.row_tiles * kClocksPerScores, reads);
-    const double compute = warps * tiles * (chunks * chunk + kClocksPerTile);
+    const bool whole = !forward || div_up(limits.block, 16) == chunks;
+    const double compute =
+        warps * tiles * ((whole ? 1.0 : kChunkByChunk) * chunks * chunk + kClocksPerTile);
     const double loaded = stages * sweep.stage[0] * sweep.stage[1] * sweep.stage[2] *
                           (row_bytes() / 16.0) * kClocksPerChunkLoaded;
     // Few CTAs on an SM leave the loads of one uncovered by the work of another.
