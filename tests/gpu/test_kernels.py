@@ -123,7 +123,9 @@ def test_random_problems(implementation, features, request, record):
     record(implementation=implementation, problems=count)
 
 
-@pytest.mark.parametrize(("implementation", "bias"), [("fused", False), ("gemm", True), ("naive", True)])
+@pytest.mark.parametrize(
+    ("implementation", "bias"), [("fused", False), ("gemm", True), ("naive", True)]
+)
 def test_two_runs_agree_to_the_bit(implementation, bias):
     problem = Problem(
         "2d",
