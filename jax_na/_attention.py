@@ -196,8 +196,7 @@ def neighborhood_attention(
       NotImplementedError: the implementation cannot do it; the message names the one that can.
 
     Source: Hassani et al., "Neighborhood Attention Transformer" (CVPR 2023) and "Faster
-      Neighborhood Attention" (NeurIPS
-    2024); the exact definition is docs/semantics.md.
+      Neighborhood Attention" (NeurIPS 2024); the exact definition is docs/semantics.md.
     """
     window = window_of(None, kernel_size, stride, dilation, is_causal, boundary)
     arguments = read_arguments(
