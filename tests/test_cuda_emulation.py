@@ -28,7 +28,7 @@ def run(*command):
     return lines
 
 
-@pytest.mark.parametrize("name", ["ptx_test", "hopper_ptx_test"])
+@pytest.mark.parametrize("name", ["ptx_test", "hopper_ptx_test", "hopper_mistakes_ptx_test"])
 def test_emulated_instructions(programs, name):
     """Against examples worked out by hand, and with mistakes that the emulation has to find."""
     assert run(programs[name])[-1] == "0 failures"

@@ -189,11 +189,12 @@ def test_no_result_is_left_as_it_was_allocated():
     assert ended.returncode == 0, ended.stderr[-4000:]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("factor", [1e4, 1e9, 1e15, 1e30])
+@pytest.mark.parametrize(
+    ("dtype", "factor"),
+    # Larger factors are beyond float16.
+    [(t, f) for t in TOLERANCE for f in (1e4, 1e9, 1e15, 1e30) if t != "float16" or f == 1e4],
+)
 def test_huge_scores_pick_the_largest_and_gradients_stay_finite(dtype, factor):
-    if dtype == "float16" and factor > 1e4:
-        pytest.skip("beyond float16")
     with jax.enable_x64(dtype == "float64"):
         for geometry in GEOMETRIES[::3]:
             operands = operands_of(geometry, dtype)

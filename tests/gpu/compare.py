@@ -6,7 +6,7 @@ import math
 
 import jax
 import numpy as np
-from problems import make_inputs
+from problems import PROBLEMS, make_inputs
 
 import jax_na
 
@@ -65,6 +65,8 @@ KINDS = [
     Kind("naive", "bfloat16"),
     Kind("naive", "float16"),
 ]
+#: Of an empty batch there is nothing to compare.
+COMPARED = [problem for problem in PROBLEMS if 0 not in problem.batch]
 IMPLEMENTATIONS = sorted({kind.implementation for kind in KINDS})
 
 
