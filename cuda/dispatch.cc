@@ -160,7 +160,7 @@ std::string dispatch(const std::vector<Instance>& instances, Pass pass, const Pr
                      Precision precision, const void* arguments, cudaStream_t stream) {
   const Choice choice = choose(instances, pass, problem, precision);
   if (choice.instance == nullptr)
-    return "no fused CUDA kernel runs this problem (" + describe(problem) + ")";
+    return "no compiled CUDA kernel runs this problem (" + describe(problem) + ")";
   const int64_t boxes = choice.sweep.all_boxes(problem);
   if (boxes > INT32_MAX || items_of(problem, pass, *choice.instance) > INT32_MAX)
     return "the problem has too many tiles for one grid (" + describe(problem) + ")";
@@ -169,7 +169,7 @@ std::string dispatch(const std::vector<Instance>& instances, Pass pass, const Pr
       choice.instance->kernel, dim3(static_cast<unsigned>(boxes), choice.sweep.sharers),
       dim3(32 * choice.sweep.warp_count), parameters, choice.sweep.map.total, stream);
   if (status != cudaSuccess)
-    return what(status, "launching a fused kernel") + " (" + describe(problem) + ", " +
+    return what(status, "launching a CUDA kernel") + " (" + describe(problem) + ", " +
            str(choice.sweep) + ")";
   return "";
 }
@@ -184,7 +184,7 @@ std::string load(const std::vector<Instance>& instances) {
     if (status == cudaSuccess)
       status = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     device.shared_bytes);
-    if (status != cudaSuccess) return what(status, "loading a fused kernel");
+    if (status != cudaSuccess) return what(status, "loading a CUDA kernel");
   }
   return "";
 }
