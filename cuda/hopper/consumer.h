@@ -220,10 +220,14 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
       }
       if (any) {
 #pragma unroll
-        for (int panel = 0; panel < Shape::kOutPanels; ++panel)
-          ptx::tma_store(&arguments.out, staged + panel * Shape::kOutPanelBytes,
-                         item.head * Shape::kHeadDim + panel * Shape::kOutElements, token[2],
-                         token[1], token[0], item.entry);
+        for (int panel = 0; panel < Shape::kOutPanels; ++panel) {
+          const int column = panel * Shape::kOutElements;
+          if (column >= problem.value_dim) break;
+          const MapPlace place(plan, Shape::kHeadDim, item.head, column, token[2], token[1],
+                               token[0], item.entry);
+          ptx::tma_store(&arguments.out, staged + panel * Shape::kOutPanelBytes, place.at[0],
+                         place.at[1], place.at[2], place.at[3], place.at[4]);
+        }
       }
       ptx::tma_store_commit();
     }

@@ -62,20 +62,31 @@ HopperChoice search(const Problem& problem, Stored stored, const Device& device)
     choice.refusal = "the elements are neither bfloat16 nor float16";
   } else if (problem.bias_batch > 0) {
     choice.refusal = "there is a relative position bias";
-  } else if (problem.head_dim != problem.value_dim) {
-    choice.refusal = "head_dim of keys and values differ";
   } else {
-    choice.refusal = "head_dim " + std::to_string(problem.head_dim) + " is not compiled";
-    for (const HopperInstance& instance : instances_of(stored)) {
-      if (instance.limits.head_dim != problem.head_dim) continue;
-      HopperPlan plan;
-      if (make_hopper_plan(problem, instance.limits, device.multiprocessors, plan)) {
-        if (choice.instance == nullptr || plan.clocks < choice.plan.clocks) {
+    const int widest = std::max(problem.head_dim, problem.value_dim);
+    int head_dim = 0;  // the smallest that will do
+    for (const HopperInstance& instance : instances_of(stored))
+      if (instance.limits.head_dim >= widest &&
+          (head_dim == 0 || instance.limits.head_dim < head_dim))
+        head_dim = instance.limits.head_dim;
+    const bool exact = problem.head_dim == head_dim && problem.value_dim == head_dim;
+    const Axis& z = problem.axes[0];
+    const bool spare = problem.batch == 1 || (z.query_count == 1 && z.key_count == 1);
+    if (head_dim == 0 || problem.head_dim % 8 != 0 || problem.value_dim % 8 != 0) {
+      choice.refusal = "the head dimensions are not multiples of 8 up to 256";
+    } else if (!exact && !spare) {
+      choice.refusal = "head dimensions that are not compiled need a batch or an axis of one";
+    } else {
+      choice.refusal = "no boxes of the copy engine suit the window";
+      for (const HopperInstance& instance : instances_of(stored)) {
+        if (instance.limits.head_dim != head_dim) continue;
+        HopperPlan plan;
+        if (make_hopper_plan(problem, instance.limits, device.multiprocessors, plan) &&
+            (choice.instance == nullptr || plan.clocks < choice.plan.clocks)) {
+          plan.heads_apart = !exact;
           choice.instance = &instance;
           choice.plan = plan;
         }
-      } else if (choice.instance == nullptr) {
-        choice.refusal = "no boxes of the copy engine suit the window";
       }
     }
     if (choice.instance != nullptr) choice.refusal.clear();

@@ -7,7 +7,7 @@
 namespace jax_na::cuda {
 namespace {
 
-constexpr int kAxes = 5;  // features of all heads, x, y, z, batch entry
+constexpr int kAxes = 5;
 constexpr int kElementBytes = 2;
 
 using Encode = decltype(&cuTensorMapEncodeTiled);
@@ -29,7 +29,8 @@ Encode find_encode() {
 
 struct Tensor {
   const void* data;
-  int columns;           // features of all heads
+  int features;  // of a head
+  int heads;
   int counts[kMaxRank];  // tokens along z, y, x
   int64_t entries;
 };
@@ -40,24 +41,32 @@ struct Box {
   int steps[kMaxRank];  // from token to token
 };
 
-std::string encode(CUtensorMap& map, Stored stored, const Tensor& tensor, const Box& box) {
+// With `heads_apart` the axes are (features, heads, x, y, z or batch entry), and what a box has of
+// features beyond a head's is zeros; otherwise (features of all heads, x, y, z, batch entry).
+std::string encode(CUtensorMap& map, Stored stored, bool heads_apart, const Tensor& tensor,
+                   const Box& box) {
   static const Encode encode_tiled = find_encode();
   if (encode_tiled == nullptr) return "the driver has no cuTensorMapEncodeTiled";
   cuuint64_t sizes[kAxes], strides[kAxes];  // strides[a]: bytes from one of axis a to the next
   cuuint32_t sides[kAxes], steps[kAxes];
-  sizes[0] = static_cast<cuuint64_t>(tensor.columns);
-  strides[0] = kElementBytes;
-  sides[0] = static_cast<cuuint32_t>(box.columns);
-  steps[0] = 1;
-  for (int i = 1; i <= kMaxRank; ++i) {
-    const int axis = kMaxRank - i;
-    sizes[i] = static_cast<cuuint64_t>(tensor.counts[axis]);
-    sides[i] = static_cast<cuuint32_t>(box.counts[axis] * box.steps[axis]);
-    steps[i] = static_cast<cuuint32_t>(box.steps[axis]);
+  int axes = 0;
+  auto add = [&](int64_t size, int side, int step) {
+    sizes[axes] = static_cast<cuuint64_t>(size);
+    sides[axes] = static_cast<cuuint32_t>(side * step);
+    steps[axes] = static_cast<cuuint32_t>(step);
+    strides[axes] = axes == 0 ? kElementBytes : strides[axes - 1] * sizes[axes - 1];
+    ++axes;
+  };
+  if (heads_apart) {
+    add(tensor.features, box.columns, 1);
+    add(tensor.heads, 1, 1);
+  } else {
+    add(static_cast<int64_t>(tensor.heads) * tensor.features, box.columns, 1);
   }
-  sizes[kAxes - 1] = static_cast<cuuint64_t>(tensor.entries);
-  sides[kAxes - 1] = steps[kAxes - 1] = 1;
-  for (int i = 1; i < kAxes; ++i) strides[i] = strides[i - 1] * sizes[i - 1];
+  add(tensor.counts[2], box.counts[2], box.steps[2]);
+  add(tensor.counts[1], box.counts[1], box.steps[1]);
+  if (!heads_apart || tensor.entries == 1) add(tensor.counts[0], box.counts[0], box.steps[0]);
+  if (!heads_apart || tensor.entries != 1) add(tensor.entries, 1, 1);
   const CUresult result =
       encode_tiled(&map,
                    stored == Stored::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
@@ -78,8 +87,8 @@ std::string encode_maps(const Forward& from, int out_columns, HopperArguments& t
   const Axis* axes = problem.axes;
   const int queries[kMaxRank] = {axes[0].query_count, axes[1].query_count, axes[2].query_count};
   const int keys[kMaxRank] = {axes[0].key_count, axes[1].key_count, axes[2].key_count};
-  auto tensor = [&](const void* data, int heads, const int (&counts)[kMaxRank]) {
-    return Tensor{data, heads * problem.head_dim, {counts[0], counts[1], counts[2]}, problem.batch};
+  auto tensor = [&](const void* data, int heads, int features, const int (&counts)[kMaxRank]) {
+    return Tensor{data, features, heads, {counts[0], counts[1], counts[2]}, problem.batch};
   };
   auto box = [&](int columns, const int (&counts)[kMaxRank]) {
     return Box{columns,
@@ -87,26 +96,23 @@ std::string encode_maps(const Forward& from, int out_columns, HopperArguments& t
                {axes[0].dilation, axes[1].dilation, axes[2].dilation}};
   };
   constexpr int kColumns = 64;
-  std::string wrong = encode(to.query, from.stored, tensor(from.query, problem.heads, queries),
-                             box(kColumns, plan.rows));
-  if (wrong.empty())
-    wrong = encode(to.out, from.stored, tensor(from.out, problem.heads, queries),
-                   box(out_columns, plan.rows));
-  if (wrong.empty())
-    wrong = encode(to.key, from.stored, tensor(from.key, problem.kv_heads, keys),
-                   box(kColumns, plan.keys));
-  if (wrong.empty())
-    wrong = encode(to.value, from.stored, tensor(from.value, problem.kv_heads, keys),
-                   box(kColumns, plan.keys));
-  if (problem.additional == 0) return wrong;
-  const int tokens[kMaxRank] = {1, 1, problem.additional};
-  const Box line{kColumns, {1, 1, plan.key_count()}, {1, 1, 1}};
-  if (wrong.empty())
-    wrong = encode(to.additional_keys, from.stored,
-                   tensor(from.additional_keys, problem.kv_heads, tokens), line);
-  if (wrong.empty())
-    wrong = encode(to.additional_values, from.stored,
-                   tensor(from.additional_values, problem.kv_heads, tokens), line);
+  std::string wrong;
+  auto fill = [&](CUtensorMap& map, const Tensor& of, const Box& by) {
+    if (wrong.empty()) wrong = encode(map, from.stored, plan.heads_apart, of, by);
+  };
+  const int head_dim = problem.head_dim, value_dim = problem.value_dim;
+  fill(to.query, tensor(from.query, problem.heads, head_dim, queries), box(kColumns, plan.rows));
+  fill(to.key, tensor(from.key, problem.kv_heads, head_dim, keys), box(kColumns, plan.keys));
+  fill(to.value, tensor(from.value, problem.kv_heads, value_dim, keys), box(kColumns, plan.keys));
+  fill(to.out, tensor(from.out, problem.heads, value_dim, queries), box(out_columns, plan.rows));
+  if (problem.additional > 0) {
+    const int tokens[kMaxRank] = {1, 1, problem.additional};
+    const Box line{kColumns, {1, 1, plan.key_count()}, {1, 1, 1}};
+    fill(to.additional_keys, tensor(from.additional_keys, problem.kv_heads, head_dim, tokens),
+         line);
+    fill(to.additional_values, tensor(from.additional_values, problem.kv_heads, value_dim, tokens),
+         line);
+  }
   return wrong;
 }
 
