@@ -11,6 +11,7 @@ namespace jax_na::cuda {
 // Tensor maps of five axes: (heads and features, x, y, z, batch entry) or, where the plan says that
 // heads are apart, (features, heads, x, y, z or batch entry), of which one has a single place. A
 // box of the queries and of the results is a warpgroup's part, one of the keys and values a tile.
+// A launch has the tokens of one phase, as its maps and its problem have.
 struct HopperArguments {
   CUtensorMap query;
   CUtensorMap key;
@@ -20,7 +21,10 @@ struct HopperArguments {
   CUtensorMap out;
   Problem problem;
   const int32_t* origins;
-  float* lse;
+  float* lse;  // of the launch's first token
+  // From batch entry to batch entry of LSE, and from token to token of the launch.
+  int64_t lse_entry;
+  int64_t lse_steps[kMaxRank];
   HopperPlan plan;
 };
 

@@ -180,15 +180,14 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       bool stored = exists[r];
-      int64_t at = item.entry;
+      int64_t at = item.entry * arguments.lse_entry + item.head;
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a) {
         const int place = place_along(places[r], a);
         stored = stored && place < item.axis[a].queries;
-        at = at * problem.axes[a].query_count + item.axis[a].query +
-             place * problem.axes[a].dilation;
+        at += arguments.lse_steps[a] * (item.axis[a].query + place * problem.axes[a].dilation);
       }
-      if (stored) arguments.lse[at * problem.heads + item.head] = lse[r];
+      if (stored) arguments.lse[at] = lse[r];
     }
   };
 

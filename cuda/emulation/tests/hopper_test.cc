@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <iterator>
 #include <string>
+#include <vector>
 
 #include "cuda/emulation/block.h"
 #include "cuda/emulation/tests/run.h"
@@ -30,8 +31,20 @@ void run_hopper(Case of) {
   if (head_dim % 32 != 0) of.problem.batch = 1;
   of.problem.scale = std::copysign(1 / std::sqrt(static_cast<double>(head_dim)), of.problem.scale);
   of.name += ", " + std::to_string(head_dim) + " and " + std::to_string(value_dim) + " features";
-  if (cuda::choose_hopper(of.problem, Stored::kBFloat16).instance == nullptr) return;
-  const Implementation hopper = {[](const Forward& f) { return cuda::hopper_forward(f, nullptr); },
+  cuda::Device device;
+  cuda::current_device(device);
+  std::string refusal;
+  // Some of the plans, the best one among them.
+  std::vector<cuda::HopperChoice> choices =
+      cuda::rank_hopper(of.problem, Stored::kBFloat16, device, 40, refusal);
+  if (choices.empty()) return;
+  const cuda::HopperPlan plan = choices[number % 3 * (choices.size() - 1) / 2].plan;
+  of.name += ", " + std::to_string(plan.launches()) + " launches";
+  const Implementation hopper = {[&](const Forward& f) {
+                                   return cuda::launch_hopper(
+                                       cuda::adopt_hopper(f.problem, f.stored, device, plan), f,
+                                       nullptr);
+                                 },
                                  nullptr, nullptr};
   if (number++ / std::size(kFeatures) % 2 == 0)
     run(hopper, of, kBFloat16);
