@@ -1,7 +1,6 @@
 // The fused implementation: which launches make up its passes.
 #include <cuda_runtime_api.h>
 
-#include <cmath>
 #include <string>
 
 #include "cuda/additional_gradient.h"
@@ -21,53 +20,7 @@ int64_t delta_bytes(const Problem& problem) {
                static_cast<int64_t>(sizeof(float)));
 }
 
-struct ForwardChoice {
-  HopperChoice hopper;
-  Choice warps;  // of the kernels for every GPU
-  bool is_hopper = false;
-};
-
-// The prediction of a kernel of warps, on the scale of those of the Hopper kernels: on an H100
-// (2026-11-21) the times of plans that were measured are 0.9 to 1.6 of their predictions, and this
-// factor chooses right between the two kernels where both were measured.
-double hopper_clocks(const Choice& warps) {
-  return 1.5 * warps.clocks;
-}
-
-ForwardChoice choose_forward(const Problem& problem, Stored stored, Precision precision) {
-  ForwardChoice choice;
-  choice.hopper = choose_hopper(problem, stored);
-  choice.warps = choose(instances_of(Pass::kForward, stored), Pass::kForward, problem, precision);
-  choice.is_hopper =
-      choice.hopper.instance != nullptr &&
-      (choice.warps.instance == nullptr || choice.hopper.plan.clocks < hopper_clocks(choice.warps));
-  return choice;
-}
-
 }  // namespace
-
-std::string fused_forward(const Forward& arguments, cudaStream_t stream) {
-  const ForwardChoice choice =
-      choose_forward(arguments.problem, arguments.stored, arguments.precision);
-  if (choice.is_hopper) return launch_hopper(choice.hopper, arguments, stream);
-  return dispatch(instances_of(Pass::kForward, arguments.stored), Pass::kForward, arguments.problem,
-                  arguments.precision, &arguments, stream);
-}
-
-std::string explain_forward(const Problem& problem, Stored stored, Precision precision) {
-  const ForwardChoice choice = choose_forward(problem, stored, precision);
-  auto clocks = [](double count) { return std::to_string(std::llround(count)) + " clocks"; };
-  const std::string hopper =
-      choice.hopper.instance == nullptr
-          ? "sm_90a: " + choice.hopper.refusal
-          : "sm_90a: " + clocks(choice.hopper.plan.clocks) + ", " + str(choice.hopper.plan);
-  const std::string warps =
-      choice.warps.instance == nullptr
-          ? "warps: no kernel fits"
-          : "warps: " + clocks(hopper_clocks(choice.warps)) + ", " + str(choice.warps.sweep);
-  return choice.is_hopper ? hopper + "\n  rather than " + warps
-                          : warps + "\n  rather than " + hopper;
-}
 
 int64_t fused_backward_workspace(const Problem& problem) {
   return delta_bytes(problem) + align(additional_gradient_workspace(problem));

@@ -3,6 +3,7 @@ tokens.
 """
 
 from jax_na._attention import RESIDUAL_NAMES, na1d, na2d, na3d, neighborhood_attention
+from jax_na._cuda_plan import CudaPlan, CudaPlans, cuda_plans
 from jax_na._export import export_safety_checks
 from jax_na._implementations import Implementation, implementations
 from jax_na._merge import merge
@@ -14,9 +15,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "RESIDUAL_NAMES",
+    "CudaPlan",
+    "CudaPlans",
     "Implementation",
     "Plan",
     "Window",
+    "cuda_plans",
     "export_safety_checks",
     "implementations",
     "merge",

@@ -8,7 +8,7 @@ import pytest
 from compare import Kind, arrays_of, attention, errors, in_float64
 from problems import Problem
 
-from jax_na import _core
+import jax_na
 
 PROBLEMS = [
     Problem("1d", (1000,), (300,), batch=(2,), heads=4, kv_heads=2, additional=77),
@@ -29,28 +29,18 @@ PROBLEMS = [
 
 
 def choice(problem, head_dim, dtype):
-    window = problem.window
-
-    def three(values, one):
-        return (one,) * (3 - len(values)) + tuple(values)
-
-    return _core.cuda_fused_forward_choice(
-        _core.Problem.of(
-            int(np.prod(problem.batch)),
-            problem.heads,
-            problem.kv_heads,
-            head_dim,
-            head_dim,
-            problem.additional or 0,
-            three(problem.spatial, 1),
-            three(window.kernel_size, 1),
-            three(window.stride, 1),
-            three(window.dilation, 1),
-            three(window.is_causal, False),
-            three(window.boundary, "shift"),
-        ),
-        dtype,
+    plans = jax_na.cuda_plans(
+        problem.window,
+        problem.spatial,
+        batch=int(np.prod(problem.batch)),
+        heads=problem.heads,
+        kv_heads=problem.kv_heads,
+        head_dim=head_dim,
+        additional=problem.additional or 0,
+        dtype=dtype,
+        multiprocessors=None,
     )
+    return plans[0]
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +55,8 @@ def _needs_hopper():
 def test_forward(problem, head_dim, dtype, record):
     problem = dataclasses.replace(problem, head_dim=head_dim, value_dim=head_dim)
     chosen = choice(problem, head_dim, dtype)
-    record(problem=problem.name, head_dim=head_dim, dtype=dtype, choice=chosen)
-    if not chosen.startswith("sm_90a"):
+    record(problem=problem.name, head_dim=head_dim, dtype=dtype, choice=str(chosen))
+    if chosen.kernel != "hopper":
         pytest.skip("another kernel is predicted to be faster")
     given = arrays_of(problem, dtype)
     out, lse = attention(problem, given, "fused", None)
