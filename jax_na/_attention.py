@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_na import _ffi, _xla
-from jax_na._arguments import Arguments, read_arguments, read_precision, window_of
-from jax_na._implementations import candidates, kernels, require
+from jax_na._arguments import Arguments, read_arguments, read_flag, read_precision, window_of
+from jax_na._implementations import candidates, kernels, require, require_order
 from jax_na._operation import Call, operation, refusing_forward_mode, vary_alike
 from jax_na._sharding import without_explicit_axes
 from jax_na._window import Boundary
@@ -49,9 +49,7 @@ def _attend_backward(call: Call, residuals, cotangents):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _compiled(
-    a: Arguments, precision: jax.lax.Precision | None, name: str | None
-) -> tuple[jax.Array, jax.Array]:
+def _compiled(a: Arguments, options: _ffi.Options, name: str | None) -> tuple[jax.Array, jax.Array]:
     """By the kernels of the implementation `name`, or of the best one, which is pure JAX where no
     kernels can do it, if it is None.
     """
@@ -86,8 +84,10 @@ def _compiled(
     )
     origins = jnp.zeros((2, 3), jnp.int32)
     found = kernels(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
+    if options.deterministic and name is None:
+        require_order(found)
     with refusing_forward_mode():
-        results: Any = _attend(Call(geometry, precision, found, name is None), *operands, origins)
+        results: Any = _attend(Call(geometry, options, found, name is None), *operands, origins)
 
     def off_grid(x: jax.Array) -> jax.Array:
         x = jnp.squeeze(x, tuple(range(1, 1 + lead)))
@@ -117,17 +117,22 @@ def _pure(a: Arguments, precision: jax.lax.Precision | None) -> tuple[jax.Array,
 
 
 def _run(
-    a: Arguments, implementation: str | Sequence[str] | None, precision: Any
+    a: Arguments,
+    implementation: str | Sequence[str] | None,
+    precision: Any,
+    deterministic: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    precision = read_precision(precision)
+    options = _ffi.Options(read_precision(precision), read_flag("deterministic", deterministic))
     refusals = []
     for name in candidates(implementation):
         try:
             if name == "xla":
-                return _pure(a, precision)
+                if options.deterministic:
+                    require_order(())
+                return _pure(a, options.precision)
             if name is not None:
                 require(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
-            return _compiled(a, precision, name)
+            return _compiled(a, options, name)
         except NotImplementedError as refusal:
             refusals.append(str(refusal))
     raise NotImplementedError("; ".join(refusals))
@@ -149,6 +154,7 @@ def neighborhood_attention(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """Neighborhood attention: every token attends to a box of nearby tokens of a 1-D, 2-D or 3-D
@@ -185,6 +191,10 @@ def neighborhood_attention(
       precision: of the matrix products, as in ``jax.numpy.einsum``. Float32 on CUDA is multiplied
         in TF32 by default, and to float32's accuracy with anything above "default". The CPU kernels
         always compute in full float32 (float64 for float64).
+      deterministic: the same bits in every run of the same program, gradients included, where that
+        takes other kernels than the fastest: the fused CUDA kernels otherwise add up the gradient
+        of `relative_position_bias` in any order. All else is deterministic in any case, on the CPU
+        for any number of threads. On CUDA, "xla" then raises, since XLA orders its sums itself.
       return_lse: also return the log-sum-exp of the scores.
 
     Returns:
@@ -202,7 +212,7 @@ def neighborhood_attention(
     arguments = read_arguments(
         query, key, value, window, scale, additional_keys, additional_values, relative_position_bias
     )
-    out, lse = _run(arguments, implementation, precision)
+    out, lse = _run(arguments, implementation, precision, deterministic)
     return (out, lse) if return_lse else out
 
 
@@ -222,6 +232,7 @@ def na1d(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """1-D neighborhood attention over [..., length, heads, head_dim]: see
@@ -245,6 +256,7 @@ def na1d(
         relative_position_bias=relative_position_bias,
         implementation=implementation,
         precision=precision,
+        deterministic=deterministic,
         return_lse=return_lse,
     )
 
@@ -265,6 +277,7 @@ def na2d(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """2-D neighborhood attention over [..., height, width, heads, head_dim]: see
@@ -288,6 +301,7 @@ def na2d(
         relative_position_bias=relative_position_bias,
         implementation=implementation,
         precision=precision,
+        deterministic=deterministic,
         return_lse=return_lse,
     )
 
@@ -308,6 +322,7 @@ def na3d(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """3-D neighborhood attention over [..., depth, height, width, heads, head_dim]: see
@@ -331,5 +346,6 @@ def na3d(
         relative_position_bias=relative_position_bias,
         implementation=implementation,
         precision=precision,
+        deterministic=deterministic,
         return_lse=return_lse,
     )

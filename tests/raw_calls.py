@@ -21,10 +21,10 @@ NOWHERE = np.zeros((2, 3), np.int32)
 @functools.partial(jax.jit, static_argnums=0)
 def forward(geometry: Geometry, *operands: Any):
     """out and lse of 7 operands, the origins traced like all others."""
-    return _ffi.forward(geometry, "cpu", "fused", None, *operands)
+    return _ffi.forward(geometry, "cpu", "fused", _ffi.Options(), *operands)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def backward(geometry: Geometry, *operands: Any):
     """The six gradients of 11 operands."""
-    return _ffi.backward(geometry, "cpu", "fused", None, *operands)
+    return _ffi.backward(geometry, "cpu", "fused", _ffi.Options(), *operands)
