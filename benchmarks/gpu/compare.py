@@ -8,19 +8,13 @@ yardstick, dense attention of 8192 tokens by cuDNN.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any
 
-# One call after the other, not a graph of calls that may run side by side.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_enable_command_buffer="
-# PyTorch wants memory too.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.72")
-
 from benchmarks.gpu import flex_process
 from benchmarks.gpu.bounds import bound_ms, ceilings, forward_plan, visited_gflop, work
+from benchmarks.gpu.device import prepare
 from benchmarks.gpu.record import Record, arguments
 from benchmarks.gpu.shapes import SHAPES, Shape, chosen
 from benchmarks.gpu.timing import Timed, in_turns, summary
@@ -79,9 +73,7 @@ def main() -> None:
     parser.add_argument("--skip-torch", action="store_true", help="no FlexAttention")
     parser.add_argument("--torch-python", default=sys.executable, help="a Python with PyTorch")
     options = parser.parse_args()
-    import jax
-
-    on_gpu = jax.default_backend() == "gpu"
+    on_gpu = prepare() == "gpu"
     shapes = chosen(options.only, options.quick)
     only = [name for name in options.variants.split(",") if name]
     start = time.monotonic()
