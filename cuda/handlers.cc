@@ -6,6 +6,7 @@
 
 #include "cuda/gemm/gemm.h"
 #include "cuda/guarded.h"
+#include "cuda/initialize.h"
 #include "cuda/launch.h"
 #include "cuda/naive/naive.h"
 #include "ffi/arguments.h"
@@ -19,11 +20,6 @@ using ffi::AnyBuffer;
 using ffi::Error;
 using Result = ffi::Result<AnyBuffer>;
 using Entries = ffi::Span<const int64_t>;
-
-template <auto kLoad>
-Error initialize() {
-  return guarded(kLoad);
-}
 
 int64_t fused_workspace(const Problem& problem, Stored) {
   return fused_backward_workspace(problem);
