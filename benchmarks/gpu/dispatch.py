@@ -45,7 +45,7 @@ def measure(shape: Shape, rounds: int) -> list[dict[str, Any]]:
     """
     import jax
 
-    from benchmarks.gpu.profile import kernels
+    from benchmarks.gpu.profile import is_attention, kernels
     from benchmarks.gpu.timing import Timed, in_turns
     from benchmarks.gpu.variants import compiled, make_sets, ours
 
@@ -59,13 +59,13 @@ def measure(shape: Shape, rounds: int) -> list[dict[str, Any]]:
     timed, rows = {}, []
     for name, step in steps.items():
         for loop, run in loops(step).items():
-            one = Timed(compiled(run, query), CALLS)
-            jax.block_until_ready(one.dispatch())
-            timed[name, loop] = one
+            timed[name, loop] = Timed(compiled(run, query), CALLS)
+            jax.block_until_ready(timed[name, loop].dispatch())
     named = {" in ".join(key): one for key, one in timed.items()}
     for (name, loop), samples in zip(timed, in_turns(named, rounds).values(), strict=True):
         ran = kernels(timed[name, loop].dispatch)
         busy = sum(kernel.duration_us for kernel in ran) / CALLS
+        ours_alone = sum(kernel.duration_us for kernel in ran if is_attention(kernel.name)) / CALLS
         rows.append(
             {
                 "step": name,
@@ -73,6 +73,7 @@ def measure(shape: Shape, rounds: int) -> list[dict[str, Any]]:
                 "us": round(1e3 * sorted(samples)[len(samples) // 2], 3),
                 "kernels": round(len(ran) / CALLS, 2),
                 "kernel_us": round(busy, 3),
+                "attention_us": round(ours_alone, 3),
                 "names": sorted({kernel.name[:80] for kernel in ran})[:8],
             }
         )

@@ -21,8 +21,8 @@ from benchmarks.gpu.timing import input_sets
 from benchmarks.gpu.variants import ours, window_of
 
 COMPARED_TOKENS = 64
-#: Largest difference to ours, over the root mean square of ours, that passes for the same function.
-TOLERANCE = {"bfloat16": 0.06, "float16": 0.02, "float32": 0.02}
+#: The largest difference that passes for the same function, rounded.
+TOLERANCE = {"bfloat16": 0.05, "float16": 0.02, "float32": 0.02}
 
 
 def positions(shape: Shape) -> np.ndarray:
@@ -74,11 +74,14 @@ def our_results(shape: Shape) -> dict[str, np.ndarray]:
 
 
 def difference(theirs: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> float:
-    """The largest difference of any array, over the root mean square of ours."""
-    return max(
-        float(np.abs(x - right[n]).max() / np.sqrt(np.mean(right[n] ** 2)))
-        for n, x in theirs.items()
-    )
+    """The largest difference of any array, over the number itself and the root mean square of the
+    array, both ours: what is large is also rounded more.
+    """
+
+    def relative(x: np.ndarray, y: np.ndarray) -> float:
+        return float(np.max(np.abs(x - y) / (np.abs(y) + np.sqrt(np.mean(y**2)))))
+
+    return max(relative(x, right[name]) for name, x in theirs.items())
 
 
 class FlexProcess:

@@ -21,10 +21,13 @@ MOST_SETS = 8
 
 
 class Timed(NamedTuple):
-    """`dispatch()` starts `calls` calls, and returns their results."""
+    """`dispatch()` starts `calls` calls, and returns their results; the first one took `first`
+    seconds.
+    """
 
     dispatch: Callable[[], Any]
     calls: int = 1
+    first: float = 0.0
 
 
 def input_sets(bytes_of_a_call: int) -> int:
@@ -32,7 +35,8 @@ def input_sets(bytes_of_a_call: int) -> int:
     return max(1, min(MOST_SETS, math.ceil(4 * CACHE_BYTES / bytes_of_a_call)))
 
 
-def _seconds(dispatch: Callable[[], Any], times: int) -> float:
+def seconds_of(dispatch: Callable[[], Any], times: int = 1) -> float:
+    """How long dispatches take, up to the results of the last one."""
     results = None
     start = time.perf_counter()
     for _ in range(times):
@@ -54,16 +58,16 @@ def in_turns(
     found: dict[str, list[float]] = {name: [] for name in timed}
     more: dict[str, int] = {}
     for name, one in timed.items():
-        first = _seconds(one.dispatch, 1)
-        more[name] = max(1, min(50, round(seconds / first)))
-        if first > 1:  # nothing that a host does matters
+        if one.first > 1:  # nothing that a host does matters
             more[name] = 0
-            found[name].append(1e3 * first / one.calls)
+            found[name].append(1e3 * one.first / one.calls)
+        else:
+            more[name] = max(1, min(50, round(seconds / seconds_of(one.dispatch))))
     for _ in range(rounds):
         for name, one in timed.items():
             if more[name]:
-                short = _seconds(one.dispatch, 1)
-                long = _seconds(one.dispatch, 1 + more[name])
+                short = seconds_of(one.dispatch)
+                long = seconds_of(one.dispatch, 1 + more[name])
                 found[name].append(1e3 * (long - short) / (more[name] * one.calls))
     return found
 
