@@ -8,39 +8,11 @@
 #include <map>
 #include <mutex>
 
+#include "cuda/hopper/device.h"
 #include "cuda/hopper/maps.h"
 
 namespace jax_na::cuda {
 namespace {
-
-struct Device {
-  bool hopper = false;
-  int multiprocessors = 0;
-};
-
-cudaError_t current_device(Device& device) {
-  static std::mutex mutex;
-  static std::map<int, Device> known;
-  int ordinal = 0;
-  cudaError_t status = cudaGetDevice(&ordinal);
-  if (status != cudaSuccess) return status;
-  std::lock_guard<std::mutex> lock(mutex);
-  auto found = known.find(ordinal);
-  if (found == known.end()) {
-    int major = 0, minor = 0;
-    for (auto [attribute, to] :
-         {std::pair{cudaDevAttrComputeCapabilityMajor, &major},
-          std::pair{cudaDevAttrComputeCapabilityMinor, &minor},
-          std::pair{cudaDevAttrMultiProcessorCount, &device.multiprocessors}}) {
-      status = cudaDeviceGetAttribute(to, attribute, ordinal);
-      if (status != cudaSuccess) return status;
-    }
-    device.hopper = major == 9 && minor == 0;
-    found = known.emplace(ordinal, device).first;
-  }
-  device = found->second;
-  return cudaSuccess;
-}
 
 const std::vector<HopperInstance>& instances_of(Stored stored) {
   static const std::vector<HopperInstance> none;
@@ -54,7 +26,7 @@ const std::vector<HopperInstance>& instances_of(Stored stored) {
   }
 }
 
-HopperChoice search(const Problem& problem, Stored stored, const Device& device) {
+HopperChoice search(const Problem& problem, Stored stored, const HopperDevice& device) {
   HopperChoice choice;
   if (!device.hopper) {
     choice.refusal = "the GPU is not of compute capability 9.0";
@@ -83,38 +55,19 @@ HopperChoice search(const Problem& problem, Stored stored, const Device& device)
   return choice;
 }
 
-// A problem as a key: everything but the scale, which no plan depends on.
-std::string key_of(const Problem& problem, Stored stored, const Device& device) {
-  std::string key;
-  auto add = [&](const auto& value) {
-    key.append(reinterpret_cast<const char*>(&value), sizeof value);
-  };
-  add(stored), add(device.multiprocessors), add(device.hopper), add(problem.batch);
-  for (int value : {problem.heads, problem.kv_heads, problem.head_dim, problem.value_dim,
-                    problem.additional, problem.bias_batch})
-    add(value);
-  for (const Axis& axis : problem.axes) {
-    for (int value :
-         {axis.length, axis.window, axis.stride, axis.dilation, axis.query_count, axis.key_count,
-          static_cast<int>(axis.causal), static_cast<int>(axis.boundary)})
-      add(value);
-  }
-  return key;
-}
-
 }  // namespace
 
 HopperChoice choose_hopper(const Problem& problem, Stored stored) {
   static std::mutex mutex;
   static std::map<std::string, HopperChoice> known;
-  Device device;
-  const cudaError_t status = current_device(device);
+  HopperDevice device;
+  const cudaError_t status = current_hopper_device(device);
   if (status != cudaSuccess) {
     HopperChoice choice;
     choice.refusal = cudaGetErrorString(status);
     return choice;
   }
-  const std::string key = key_of(problem, stored, device);
+  const std::string key = hopper_key(problem, stored, device);
   std::lock_guard<std::mutex> lock(mutex);
   auto found = known.find(key);
   if (found == known.end()) found = known.emplace(key, search(problem, stored, device)).first;
@@ -125,8 +78,8 @@ std::string launch_hopper(const HopperChoice& choice, const Forward& arguments,
                           cudaStream_t stream) {
   if (choice.instance == nullptr)
     return "the Hopper kernels do not run this problem: " + choice.refusal;
-  Device device;
-  cudaError_t status = current_device(device);
+  HopperDevice device;
+  cudaError_t status = current_hopper_device(device);
   if (status != cudaSuccess) return cudaGetErrorString(status);
   HopperArguments to{};
   to.problem = arguments.problem;
@@ -152,8 +105,8 @@ std::string hopper_forward(const Forward& arguments, cudaStream_t stream) {
 }
 
 std::string load_hopper() {
-  Device device;
-  cudaError_t status = current_device(device);
+  HopperDevice device;
+  cudaError_t status = current_hopper_device(device);
   if (status == cudaSuccess && !device.hopper) return "";
   for (Stored stored : {Stored::kBFloat16, Stored::kFloat16}) {
     for (const HopperInstance& instance : instances_of(stored)) {

@@ -21,13 +21,21 @@ struct Prices {
   double launch;
 };
 
-Prices prices_of(const HopperLimits& limits) {
+Prices forward_prices(const HopperLimits& limits) {
   const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
   // Products and softmax run side by side, but not without getting in each other's way.
   const double products = pairs * 4 * limits.head_dim / 4096;
   const double softmax = pairs * 0.116;
   const double both = std::sqrt(std::hypot(products * products, softmax * softmax));
   return {both + 120, pairs * 0.018, 4000, 8000};
+}
+
+Prices backward_prices(const HopperLimits& limits) {
+  const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
+  const double products = pairs * 10 * limits.head_dim / 4096;
+  const double rest = pairs * 0.22;
+  const double both = std::sqrt(std::hypot(products * products, rest * rest));
+  return {both + 600, pairs * 0.02, 6000, 20000};
 }
 
 constexpr int kMostBoxSide = 256;      // of the copy engine
@@ -43,32 +51,35 @@ struct AxisSums {
 
 class AxisTable {
  public:
-  AxisTable(const Axis& axis, int which) : axis_(axis), which_(which) {
+  AxisTable(const Axis& axis, int which, bool rows_are_keys)
+      : axis_(axis), which_(which), rows_are_keys_(rows_are_keys) {
     // A slab may lie anywhere; the whole axis stands for it.
     axis_.query_origin = axis_.key_origin = 0;
     axis_.query_count = axis_.key_count = axis_.length;
-    positions_ = (axis.query_count + axis.dilation - 1) / axis.dilation;
+    const int count = rows_are_keys ? axis.key_count : axis.query_count;
+    positions_ = (count + axis.dilation - 1) / axis.dilation;
     modular_ = axis.modular();
   }
 
-  // Queries of the longest dilation group.
+  // Rows of the longest dilation group.
   int positions() const { return positions_; }
   int boxes(int box) const { return (positions_ + box - 1) / box; }
   int widest_box() const { return kMostBoxSide / axis_.dilation; }
 
-  const AxisSums& of(int rows, int warpgroups, int keys) {
-    auto [found, is_new] = known_.try_emplace({rows * 4 + warpgroups, keys});
-    if (is_new) found->second = sum(rows, warpgroups, keys);
+  const AxisSums& of(int rows, int warpgroups, int columns) {
+    auto [found, is_new] = known_.try_emplace({rows * 4 + warpgroups, columns});
+    if (is_new) found->second = sum(rows, warpgroups, columns);
     return found->second;
   }
 
  private:
-  AxisSums sum(int rows, int warpgroups, int keys) const {
+  AxisSums sum(int rows, int warpgroups, int columns) const {
     AxisSums sums;
     HopperPlan plan;
+    plan.rows_are_keys = rows_are_keys_;
     plan.rows[which_] = rows;
     plan.warpgroups[which_] = warpgroups;
-    plan.keys[which_] = keys;
+    plan.columns[which_] = columns;
     const int box = plan.box(which_);
     const int boxes = (axis_.group_length(0) + box - 1) / box;
     const int looked_at = modular_ ? boxes : std::min(boxes, kBoxesLookedAt);
@@ -78,7 +89,7 @@ class AxisTable {
       sums.tiles += item.tiles;
       for (int w = 0; w < warpgroups; ++w) {
         for (int tile = 0; tile < item.tiles; ++tile)
-          if (tile_is_sure(item, w, tile, keys)) sums.sure += 1.0 / warpgroups;
+          if (tile_is_sure(item, w, tile, columns)) sums.sure += 1.0 / warpgroups;
       }
       // What meets the seam of an axis twice is not cut.
       if (modular_ && item.met.size() - item.seam > item.rule.length) sums.legal = false;
@@ -93,6 +104,7 @@ class AxisTable {
 
   Axis axis_;
   int which_;
+  bool rows_are_keys_;
   int positions_ = 0;
   bool modular_ = false;
   std::map<std::pair<int, int>, AxisSums> known_;
@@ -129,27 +141,30 @@ std::vector<Box> boxes_of(int fewest, int most, const int (&widest)[kMaxRank]) {
   return boxes;
 }
 
-}  // namespace
-
-bool make_hopper_plan(const Problem& problem, const HopperLimits& limits, int multiprocessors,
-                      HopperPlan& best) {
-  AxisTable axes[kMaxRank] = {{problem.axes[0], 0}, {problem.axes[1], 1}, {problem.axes[2], 2}};
-  int widest_rows[kMaxRank], widest_keys[kMaxRank];
+// Searches for the boxes of the lowest predicted time; false where none are legal.
+bool search(const Problem& problem, const HopperLimits& limits, const Prices& prices,
+            bool rows_are_keys, int multiprocessors, HopperPlan& best) {
+  AxisTable axes[kMaxRank] = {{problem.axes[0], 0, rows_are_keys},
+                              {problem.axes[1], 1, rows_are_keys},
+                              {problem.axes[2], 2, rows_are_keys}};
+  int widest_rows[kMaxRank], widest_columns[kMaxRank];
   int64_t groups = 1;
   for (int a = 0; a < kMaxRank; ++a) {
     const Axis& axis = problem.axes[a];
     if (axis.dilation > kMostElementStride) return false;
     widest_rows[a] = std::min(axes[a].positions(), axes[a].widest_box());
-    widest_keys[a] =
+    widest_columns[a] =
         std::min((axis.length + axis.dilation - 1) / axis.dilation, axes[a].widest_box());
     groups *= axis.dilation;
   }
-  const Prices prices = prices_of(limits);
   const std::vector<Box> row_boxes =
       boxes_of(kWarpgroupRows - kWarpgroupRows / 8, kWarpgroupRows, widest_rows);
-  const std::vector<Box> key_boxes =
-      boxes_of(limits.block - limits.block / 8, limits.block, widest_keys);
-  const double heads = static_cast<double>(problem.batch) * problem.heads;
+  const std::vector<Box> column_boxes =
+      boxes_of(limits.block - limits.block / 8, limits.block, widest_columns);
+  const int row_heads = rows_are_keys ? problem.kv_heads : problem.heads;
+  const double heads = static_cast<double>(problem.batch) * row_heads;
+  // Tiles of all heads; those of keys are met by every head of the queries.
+  const double all_heads = static_cast<double>(problem.batch) * problem.heads;
   bool found = false;
   for (const Box& rows : row_boxes) {
     for (int split = 0; split < kMaxRank; ++split) {
@@ -161,19 +176,25 @@ bool make_hopper_plan(const Problem& problem, const HopperLimits& limits, int mu
       for (int a = 0; a < kMaxRank; ++a) boxes *= axes[a].boxes(rows.at[a] * warpgroups[a]);
       if (boxes > INT32_MAX) continue;
       const double rounds = std::max(1.0, std::ceil(boxes / multiprocessors));
-      for (const Box& keys : key_boxes) {
-        double tiles = heads, sure = heads;
+      for (const Box& columns : column_boxes) {
+        double tiles = all_heads, sure = all_heads;
         bool legal = true;
         for (int a = 0; a < kMaxRank; ++a) {
-          const AxisSums& sums = axes[a].of(rows.at[a], warpgroups[a], keys.at[a]);
+          const AxisSums& sums = axes[a].of(rows.at[a], warpgroups[a], columns.at[a]);
           tiles *= sums.tiles;
           sure *= sums.sure;
           legal = legal && sums.legal;
         }
         if (!legal) continue;
-        const int count = keys.at[0] * keys.at[1] * keys.at[2];
-        const double lines = boxes * static_cast<double>((problem.additional + count - 1) / count);
-        const double masked = (count == limits.block ? tiles - sure : tiles) + 0.5 * lines;
+        const int count = columns.at[0] * columns.at[1] * columns.at[2];
+        const double lines =
+            rows_are_keys ? 0.0
+                          : boxes * static_cast<double>((problem.additional + count - 1) / count);
+        // Keys that a tile leaves out are hidden; queries that there are not have no weights.
+        const bool all_masked = rows_are_keys
+                                    ? rows.at[0] * rows.at[1] * rows.at[2] < kWarpgroupRows
+                                    : count < limits.block;
+        const double masked = (all_masked ? tiles : tiles - sure) + 0.5 * lines;
         const double per_item =
             ((tiles + lines) * prices.tile + masked * prices.masked_tile) / boxes + prices.item;
         const double clocks = per_item * rounds + prices.launch;
@@ -186,31 +207,46 @@ bool make_hopper_plan(const Problem& problem, const HopperLimits& limits, int mu
         for (int a = 0; a < kMaxRank; ++a) {
           best.rows[a] = rows.at[a];
           best.warpgroups[a] = warpgroups[a];
-          best.keys[a] = keys.at[a];
+          best.columns[a] = columns.at[a];
           best.boxes[a] = axes[a].boxes(rows.at[a] * warpgroups[a]);
         }
       }
     }
   }
   if (!found) return false;
+  best.rows_are_keys = rows_are_keys;
   best.boxes_z = FastDiv(best.boxes[0]);
   best.boxes_y = FastDiv(best.boxes[1]);
   best.boxes_x = FastDiv(best.boxes[2]);
   best.group_z = FastDiv(problem.axes[0].dilation);
   best.group_y = FastDiv(problem.axes[1].dilation);
   best.group_x = FastDiv(problem.axes[2].dilation);
-  best.heads = FastDiv(problem.heads);
+  best.heads = FastDiv(row_heads);
   return true;
+}
+
+}  // namespace
+
+bool make_hopper_plan(const Problem& problem, const HopperLimits& limits, int multiprocessors,
+                      HopperPlan& plan) {
+  return search(problem, limits, forward_prices(limits), false, multiprocessors, plan);
+}
+
+bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limits,
+                               int multiprocessors, HopperPlan& plan) {
+  return search(problem, limits, backward_prices(limits), true, multiprocessors, plan);
 }
 
 std::string str(const HopperPlan& p) {
   char text[256];
   std::snprintf(text, sizeof text,
-                "queries %dx%dx%d for each of %dx%dx%d warpgroups, boxes %dx%dx%d, keys %dx%dx%d, "
+                "%s %dx%dx%d for each of %dx%dx%d warpgroups, boxes %dx%dx%d, %s %dx%dx%d, "
                 "%.0f items of %.1f tiles, %.0f %% of them masked",
-                p.rows[0], p.rows[1], p.rows[2], p.warpgroups[0], p.warpgroups[1], p.warpgroups[2],
-                p.boxes[0], p.boxes[1], p.boxes[2], p.keys[0], p.keys[1], p.keys[2],
-                static_cast<double>(p.items), p.tiles / p.items, 100 * p.masked_tiles / p.tiles);
+                p.rows_are_keys ? "keys" : "queries", p.rows[0], p.rows[1], p.rows[2],
+                p.warpgroups[0], p.warpgroups[1], p.warpgroups[2], p.boxes[0], p.boxes[1],
+                p.boxes[2], p.rows_are_keys ? "queries" : "keys", p.columns[0], p.columns[1],
+                p.columns[2], static_cast<double>(p.items), p.tiles / p.items,
+                100 * p.masked_tiles / p.tiles);
   return text;
 }
 
