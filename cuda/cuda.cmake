@@ -68,11 +68,17 @@ endforeach()
 set(architectures "SHELL:-gencode arch=compute_90a,code=sm_90a")
 jax_na_cuda_kernels(hopper_bfloat16 cuda/hopper/instances.cu JAX_NA_ELEMENT=__nv_bfloat16)
 jax_na_cuda_kernels(hopper_float16 cuda/hopper/instances.cu JAX_NA_ELEMENT=__half)
+jax_na_cuda_kernels(hopper_backward_bfloat16 cuda/hopper/backward/instances.cu
+  JAX_NA_ELEMENT=__nv_bfloat16)
+jax_na_cuda_kernels(hopper_backward_float16 cuda/hopper/backward/instances.cu JAX_NA_ELEMENT=__half)
+jax_na_cuda_kernels(hopper_backward_around cuda/hopper/backward/around.cu)
 
 target_sources(_core PRIVATE cuda/device.cc cuda/dispatch.cc cuda/forward_choice.cc
   cuda/fused.cc cuda/handlers.cc cuda/plan.cc
   cuda/gemm/gemm.cc
-  cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/maps.cc cuda/hopper/plan.cc
+  cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/key.cc cuda/hopper/maps.cc
+  cuda/hopper/plan.cc cuda/hopper/tensor_map.cc
+  cuda/hopper/backward/backward.cc cuda/hopper/backward/maps.cc
   cuda/naive/naive.cc cuda/naive/handlers.cc ffi/unfused_arguments.cc)
 target_compile_definitions(_core PRIVATE JAX_NA_CUDA)
 target_include_directories(_core SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})

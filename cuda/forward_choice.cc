@@ -38,7 +38,8 @@ constexpr char kNothingFits[] = "no kernel fits the problem into the GPU's share
 bool read_plan(const int64_t* numbers, size_t count, ForwardPlan& plan) {
   if (count != kPlanNumbers) return false;
   plan.hopper = *numbers++ != 0;
-  for (auto* extents : {&plan.plan.rows, &plan.plan.warpgroups, &plan.plan.keys, &plan.plan.phases})
+  for (auto* extents :
+       {&plan.plan.rows, &plan.plan.warpgroups, &plan.plan.columns, &plan.plan.phases})
     for (int& extent : *extents)
       extent = static_cast<int>(std::clamp<int64_t>(*numbers++, INT32_MIN, INT32_MAX));
   return true;
@@ -47,7 +48,7 @@ bool read_plan(const int64_t* numbers, size_t count, ForwardPlan& plan) {
 std::vector<int64_t> numbers_of(const ForwardPlan& plan) {
   std::vector<int64_t> numbers = {plan.hopper};
   for (const auto* extents :
-       {&plan.plan.rows, &plan.plan.warpgroups, &plan.plan.keys, &plan.plan.phases})
+       {&plan.plan.rows, &plan.plan.warpgroups, &plan.plan.columns, &plan.plan.phases})
     numbers.insert(numbers.end(), std::begin(*extents), std::end(*extents));
   return numbers;
 }

@@ -12,8 +12,8 @@
 
 namespace jax_na::cuda {
 
-// A way to run the forward pass: the Hopper kernel with a plan (of which rows, warpgroups, keys and
-// phases say it all) or the kernels for every GPU, which plan for themselves.
+// A way to run the forward pass: the Hopper kernel with a plan (of which rows, warpgroups, columns
+// and phases say it all) or the kernels for every GPU, which plan for themselves.
 struct ForwardPlan {
   bool hopper = false;
   HopperPlan plan;

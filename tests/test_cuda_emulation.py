@@ -65,5 +65,11 @@ def test_naive_kernels(programs, program):
         assert sum(kind in line for line in lines) >= 30
 
 
-def test_hopper_kernels(programs):
-    assert len(run(programs["hopper_test"])) > 30
+@pytest.mark.parametrize("program", ["hopper_test", "hopper_backward_test"])
+def test_hopper_kernels(programs, program):
+    assert len(run(programs[program])) > 30
+
+
+@pytest.mark.parametrize("program", ["hopper_test", "hopper_backward_test"])
+def test_random_problems_on_hopper(programs, program):
+    assert len(run(programs[program], "--random", 40, 100)) > 30

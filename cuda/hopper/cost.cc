@@ -11,32 +11,38 @@ namespace {
 constexpr int kBoxesLookedAt = 1024;  // of an axis
 constexpr int kFirst[kMaxRank] = {0, 0, 0};
 
-// How many of `count` tiles from `first` on, whose first key is `origin`, a warpgroup sees whole.
-int sure_tiles(const AxisItem& item, int warpgroup, int first, int count, int origin, int keys) {
+// How many of `count` tiles from `first` on, whose first column is `origin`, a warpgroup meets
+// whole.
+int sure_tiles(const AxisItem& item, int warpgroup, int first, int count, int origin, int columns) {
   if (count == 0) return 0;
   // All but the last are whole tiles.
   const Interval sure = item.sure[warpgroup];
-  const int begin = max_of(ceil_div(sure.begin - origin, keys), 0);
-  const int end = min_of(floor_div(sure.end - origin, keys), count - 1);
-  return max_of(end - begin, 0) + tile_is_sure(item, warpgroup, first + count - 1, keys);
+  const int begin = max_of(ceil_div(sure.begin - origin, columns), 0);
+  const int end = min_of(floor_div(sure.end - origin, columns), count - 1);
+  return max_of(end - begin, 0) + tile_is_sure(item, warpgroup, first + count - 1, columns);
 }
 
 }  // namespace
 
 HopperPrices hopper_prices(const HopperLimits& limits) {
   const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
-  // Products and softmax run side by side, but not without getting in each other's way.
-  const double products = pairs * 4 * limits.head_dim / 4096;
-  const double softmax = pairs * 0.116;
-  const double both = std::sqrt(std::hypot(products * products, softmax * softmax));
+  const bool backward = limits.rows_are_keys;
+  // Products and what else is done for a pair, as is softmax, run side by side, but not without
+  // getting in each other's way.
+  const double products = pairs * (backward ? 10 : 4) * limits.head_dim / 4096;
+  const double rest = pairs * (backward ? 0.22 : 0.116);
+  const double both = std::sqrt(std::hypot(products * products, rest * rest));
+  if (backward) return {both + 600, pairs * 0.02, 6000, 20000};
   return {both + 120, pairs * 0.018, 4000, 8000};
 }
 
-AxisTable::AxisTable(const Axis& axis, int which)
+AxisTable::AxisTable(const Axis& axis, int which, bool rows_are_keys)
     : axis_(axis),
       which_(which),
-      positions_((axis.query_count + axis.dilation - 1) / axis.dilation),
-      key_positions_((axis.length + axis.dilation - 1) / axis.dilation),
+      rows_are_keys_(rows_are_keys),
+      positions_(((rows_are_keys ? axis.key_count : axis.query_count) + axis.dilation - 1) /
+                 axis.dilation),
+      column_positions_((axis.length + axis.dilation - 1) / axis.dilation),
       modular_(axis.modular()) {
   // A slab may lie anywhere; the whole axis stands for it.
   axis_.query_origin = axis_.key_origin = 0;
@@ -47,20 +53,21 @@ AxisTable::Line& AxisTable::line(int rows, int warpgroups) {
   return lines_[{rows, warpgroups}];
 }
 
-const AxisSums& AxisTable::of(Line& line, int rows, int warpgroups, int keys) const {
-  if (line.size() <= static_cast<size_t>(keys)) line.resize(keys + 1);
-  AxisSums& sums = line[keys];
-  if (sums.tiles < 0) sums = sum(rows, warpgroups, keys);
+const AxisSums& AxisTable::of(Line& line, int rows, int warpgroups, int columns) const {
+  if (line.size() <= static_cast<size_t>(columns)) line.resize(columns + 1);
+  AxisSums& sums = line[columns];
+  if (sums.tiles < 0) sums = sum(rows, warpgroups, columns);
   return sums;
 }
 
-AxisSums AxisTable::sum(int rows, int warpgroups, int keys) const {
+AxisSums AxisTable::sum(int rows, int warpgroups, int columns) const {
   AxisSums sums;
   sums.tiles = 0;
   HopperPlan plan;
+  plan.rows_are_keys = rows_are_keys_;
   plan.rows[which_] = rows;
   plan.warpgroups[which_] = warpgroups;
-  plan.keys[which_] = keys;
+  plan.columns[which_] = columns;
   const int box = plan.box(which_);
   const int boxes = (axis_.group_length(0) + box - 1) / box;
   const int looked_at = modular_ ? boxes : std::min(boxes, kBoxesLookedAt);
@@ -70,8 +77,8 @@ AxisSums AxisTable::sum(int rows, int warpgroups, int keys) const {
     sums.tiles += item.tiles;
     for (int w = 0; w < warpgroups; ++w) {
       const int behind = item.tiles - item.seam_tiles;
-      sums.sure += (sure_tiles(item, w, 0, item.seam_tiles, 0, keys) +
-                    sure_tiles(item, w, item.seam_tiles, behind, item.seam, keys)) /
+      sums.sure += (sure_tiles(item, w, 0, item.seam_tiles, 0, columns) +
+                    sure_tiles(item, w, item.seam_tiles, behind, item.seam, columns)) /
                    static_cast<double>(warpgroups);
     }
     // What meets the seam of an axis twice is not cut.
@@ -90,10 +97,12 @@ LaunchCost::LaunchCost(const Problem& problem, const HopperLimits& limits, int m
       prices_(hopper_prices(limits)),
       multiprocessors_(multiprocessors),
       launches_(phases[0] * phases[1] * phases[2]),
-      axes_{{problem_.axes[0], 0}, {problem_.axes[1], 1}, {problem_.axes[2], 2}} {}
+      axes_{{problem_.axes[0], 0, limits.rows_are_keys},
+            {problem_.axes[1], 1, limits.rows_are_keys},
+            {problem_.axes[2], 2, limits.rows_are_keys}} {}
 
 double LaunchCost::items(const int (&rows)[kMaxRank], const int (&warpgroups)[kMaxRank]) const {
-  double items = heads();
+  double items = static_cast<double>(problem_.batch) * row_heads();
   for (int a = 0; a < kMaxRank; ++a)
     items *=
         static_cast<double>(axes_[a].boxes(rows[a] * warpgroups[a])) * problem_.axes[a].dilation;
@@ -112,15 +121,16 @@ bool LaunchCost::price(HopperPlan& plan) {
   for (int a = 0; a < kMaxRank; ++a) {
     const int warpgroups = plan.warpgroups[a];
     const AxisSums& sums = axes_[a].of(axes_[a].line(plan.rows[a], warpgroups), plan.rows[a],
-                                       warpgroups, plan.keys[a]);
+                                       warpgroups, plan.columns[a]);
     if (!sums.legal) return false;
     tiles *= sums.tiles;
     sure *= sums.sure;
     plan.boxes[a] = axes_[a].boxes(plan.box(a));
   }
-  const double lines = items * this->lines(plan.key_count());
+  const double lines = items * this->lines(plan.column_count());
+  plan.rows_are_keys = limits_.rows_are_keys;
   plan.tiles = tiles + lines;
-  plan.masked_tiles = masked(tiles, sure, lines, plan.key_count());
+  plan.masked_tiles = masked(tiles, sure, lines, plan.row_count(), plan.column_count());
   plan.clocks = clocks(items, tiles, plan.masked_tiles, lines);
   plan.items = static_cast<int>(items);
   plan.boxes_z = FastDiv(plan.boxes[0]);
@@ -129,7 +139,7 @@ bool LaunchCost::price(HopperPlan& plan) {
   plan.group_z = FastDiv(problem_.axes[0].dilation);
   plan.group_y = FastDiv(problem_.axes[1].dilation);
   plan.group_x = FastDiv(problem_.axes[2].dilation);
-  plan.heads = FastDiv(problem_.heads);
+  plan.heads = FastDiv(row_heads());
   return true;
 }
 

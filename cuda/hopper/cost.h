@@ -21,36 +21,37 @@ struct HopperPrices {
 
 HopperPrices hopper_prices(const HopperLimits& limits);
 
-// Sums over the boxes of queries of one axis.
+// Sums over the boxes of rows of one axis.
 struct AxisSums {
   double tiles = -1;  // negative: not known yet
-  double sure = 0;    // of them, those that a warpgroup sees whole, on average
+  double sure = 0;    // of them, those that a warpgroup meets whole, on average
   bool legal = true;
 };
 
 // One axis of a launch.
 class AxisTable {
  public:
-  AxisTable(const Axis& axis, int which);
+  AxisTable(const Axis& axis, int which, bool rows_are_keys);
 
-  // Queries, and keys, of the longest dilation group.
+  // Rows, and columns, of the longest dilation group.
   int positions() const { return positions_; }
-  int key_positions() const { return key_positions_; }
+  int column_positions() const { return column_positions_; }
   int boxes(int box) const { return (positions_ + box - 1) / box; }
   int widest_box() const { return kMostBoxSide / axis_.dilation; }
 
-  // Of tiles of 1 to `keys` keys; a line that `of` looks things up in.
+  // Of tiles of 1 to `columns` columns; a line that `of` looks things up in.
   using Line = std::vector<AxisSums>;
   Line& line(int rows, int warpgroups);
-  const AxisSums& of(Line& line, int rows, int warpgroups, int keys) const;
+  const AxisSums& of(Line& line, int rows, int warpgroups, int columns) const;
 
  private:
-  AxisSums sum(int rows, int warpgroups, int keys) const;
+  AxisSums sum(int rows, int warpgroups, int columns) const;
 
   Axis axis_;
   int which_;
+  bool rows_are_keys_;
   int positions_;
-  int key_positions_;
+  int column_positions_;
   bool modular_;
   std::map<std::pair<int, int>, Line> lines_;
 };
@@ -62,23 +63,32 @@ class LaunchCost {
              const int (&phases)[kMaxRank]);
 
   AxisTable& axis(int a) { return axes_[a]; }
-  // Boxes of queries of all heads, batch entries and dilation groups.
+  // Boxes of rows of all heads, batch entries and dilation groups.
   double items(const int (&rows)[kMaxRank], const int (&warpgroups)[kMaxRank]) const;
   // Fills in what follows from the extents of a plan whose items fit an int; false where boxes meet
   // the seam of a periodic axis twice.
   bool price(HopperPlan& plan);
-  // The clocks of all launches, of `items` that meet so many tiles of `key_count` keys and, in
-  // `lines` of them, additional keys.
+  // The clocks of all launches, of `items` that meet so many tiles and as many `lines` of
+  // additional keys.
   double clocks(double items, double tiles, double masked, double lines) const;
   // Lines of additional keys of an item.
-  int lines(int key_count) const { return (problem_.additional + key_count - 1) / key_count; }
-  // Tiles that warpgroups mask.
-  double masked(double tiles, double sure, double lines, int key_count) const {
-    return (key_count == limits_.block ? tiles - sure : tiles) + 0.5 * lines;
+  int lines(int column_count) const {
+    if (limits_.rows_are_keys) return 0;
+    return (problem_.additional + column_count - 1) / column_count;
   }
+  // Tiles that warpgroups mask.
+  double masked(double tiles, double sure, double lines, int row_count, int column_count) const {
+    // Keys that a tile leaves out are hidden; queries that there are not have no weights.
+    const bool all =
+        limits_.rows_are_keys ? row_count < kWarpgroupRows : column_count < limits_.block;
+    return (all ? tiles : tiles - sure) + 0.5 * lines;
+  }
+  // Every head of the queries meets tiles, also where those are met by keys.
   double heads() const { return static_cast<double>(problem_.batch) * problem_.heads; }
 
  private:
+  int row_heads() const { return limits_.rows_are_keys ? problem_.kv_heads : problem_.heads; }
+
   Problem problem_;  // of the first launch
   HopperLimits limits_;
   HopperPrices prices_;

@@ -5,9 +5,8 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <map>
-#include <mutex>
 
+#include "cuda/hopper/key.h"
 #include "cuda/hopper/maps.h"
 
 namespace jax_na::cuda {
@@ -60,36 +59,6 @@ HopperChoice instance_for(const Problem& problem, Stored stored, const Device& d
   return choice;
 }
 
-// A problem as a key: everything but the scale, which no plan depends on.
-std::string key_of(const Problem& problem, Stored stored, const Device& device) {
-  std::string key;
-  auto add = [&](const auto& value) {
-    key.append(reinterpret_cast<const char*>(&value), sizeof value);
-  };
-  add(stored), add(device.multiprocessors), add(device.hopper()), add(problem.batch);
-  for (int value : {problem.heads, problem.kv_heads, problem.head_dim, problem.value_dim,
-                    problem.additional, problem.bias_batch})
-    add(value);
-  for (const Axis& axis : problem.axes) {
-    for (int value :
-         {axis.length, axis.window, axis.stride, axis.dilation, axis.query_count, axis.key_count,
-          static_cast<int>(axis.causal), static_cast<int>(axis.boundary)})
-      add(value);
-  }
-  return key;
-}
-
-// What `find` says, asked once for every key.
-template <typename Find>
-HopperChoice remembered(const std::string& key, Find find) {
-  static std::mutex mutex;
-  static std::map<std::string, HopperChoice> known;
-  std::lock_guard<std::mutex> lock(mutex);
-  auto found = known.find(key);
-  if (found == known.end()) found = known.emplace(key, find()).first;
-  return found->second;
-}
-
 }  // namespace
 
 std::vector<HopperChoice> rank_hopper(const Problem& problem, Stored stored, const Device& device,
@@ -109,7 +78,7 @@ std::vector<HopperChoice> rank_hopper(const Problem& problem, Stored stored, con
 }
 
 HopperChoice choose_hopper(const Problem& problem, Stored stored, const Device& device) {
-  return remembered(key_of(problem, stored, device), [&] {
+  return remembered(hopper_key(problem, stored, device), [&] {
     HopperChoice choice;
     const auto ranked = rank_hopper(problem, stored, device, 1, choice.refusal);
     return ranked.empty() ? choice : ranked.front();
@@ -118,8 +87,8 @@ HopperChoice choose_hopper(const Problem& problem, Stored stored, const Device& 
 
 HopperChoice adopt_hopper(const Problem& problem, Stored stored, const Device& device,
                           const HopperPlan& plan) {
-  std::string key = key_of(problem, stored, device);
-  for (const auto* extents : {&plan.rows, &plan.warpgroups, &plan.keys, &plan.phases})
+  std::string key = hopper_key(problem, stored, device);
+  for (const auto* extents : {&plan.rows, &plan.warpgroups, &plan.columns, &plan.phases})
     key.append(reinterpret_cast<const char*>(extents), sizeof *extents);
   return remembered(key, [&] {
     HopperChoice choice = instance_for(problem, stored, device);

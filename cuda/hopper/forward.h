@@ -33,7 +33,7 @@ struct HopperChoice {
 // Remembered, so that a repeated call costs a look-up.
 HopperChoice choose_hopper(const Problem& problem, Stored stored, const Device& device);
 
-// The kernel for a plan that is given: its rows, warpgroups, keys and phases. Remembered too.
+// The kernel for a plan that is given: its rows, warpgroups, columns and phases. Remembered too.
 HopperChoice adopt_hopper(const Problem& problem, Stored stored, const Device& device,
                           const HopperPlan& plan);
 

@@ -47,15 +47,17 @@ bool whole(const Axis& axis) {
 }
 
 // Launches along each axis: the fewest that leave a dilation that the copy engine steps over, and
-// more for wider boxes. Where the tokens of a slab are is only known on the device, so it has one.
-std::vector<Triple> phases_of(const Problem& problem) {
+// more for wider boxes. Where the tokens of a slab are is only known on the device, so it has one;
+// the backward pass has one too.
+std::vector<Triple> phases_of(const Problem& problem, const HopperLimits& limits) {
   std::vector<Triple> all;
   for (int most = kMostElementStride; most >= 1; most /= 2) {
     Triple phases = {1, 1, 1};
     bool legal = true;
     for (int a = 0; a < kMaxRank; ++a) {
       const int dilation = problem.axes[a].dilation;
-      int step = whole(problem.axes[a]) ? std::min(most, dilation) : dilation;
+      const bool one = limits.rows_are_keys || !whole(problem.axes[a]);
+      int step = one ? dilation : std::min(most, dilation);
       while (dilation % step != 0) --step;
       phases[a] = dilation / step;
       legal = legal && step <= kMostElementStride;
@@ -73,31 +75,31 @@ void set(int (&to)[kMaxRank], const Triple& from) {
 // A plan in few words.
 struct Candidate {
   double clocks = 1e300;
-  Triple rows, warpgroups, keys, phases;
+  Triple rows, warpgroups, columns, phases;
 
   bool same(const Candidate& other) const {
-    return rows == other.rows && warpgroups == other.warpgroups && keys == other.keys &&
+    return rows == other.rows && warpgroups == other.warpgroups && columns == other.columns &&
            phases == other.phases;
   }
 };
 
-// The best candidate for every box of queries and for every box of keys, in given phases.
+// The best candidate for every box of rows and for every box of columns, in given phases.
 void search(const Problem& problem, const HopperLimits& limits, int multiprocessors,
             const Triple& phases, std::vector<Candidate>& candidates) {
   int given[kMaxRank];
   set(given, phases);
   LaunchCost cost(problem, limits, multiprocessors, given);
-  Triple widest_rows, widest_keys;
+  Triple widest_rows, widest_columns;
   for (int a = 0; a < kMaxRank; ++a) {
     const AxisTable& axis = cost.axis(a);
     widest_rows[a] = std::min(axis.positions(), axis.widest_box());
-    widest_keys[a] = std::min(axis.key_positions(), axis.widest_box());
+    widest_columns[a] = std::min(axis.column_positions(), axis.widest_box());
   }
   const std::vector<Triple> row_boxes =
       boxes_of(kWarpgroupRows - kWarpgroupRows / 8, kWarpgroupRows, widest_rows);
-  const std::vector<Triple> key_boxes =
-      boxes_of(limits.block - limits.block / 8, limits.block, widest_keys);
-  std::vector<Candidate> by_keys(key_boxes.size());
+  const std::vector<Triple> column_boxes =
+      boxes_of(limits.block - limits.block / 8, limits.block, widest_columns);
+  std::vector<Candidate> by_columns(column_boxes.size());
   for (const Triple& row_box : row_boxes) {
     Candidate by_rows;
     for (int split = 0; split < kMaxRank; ++split) {
@@ -110,30 +112,31 @@ void search(const Problem& problem, const HopperLimits& limits, int multiprocess
       if (items > INT32_MAX) continue;
       AxisTable::Line* lines[kMaxRank];
       for (int a = 0; a < kMaxRank; ++a) lines[a] = &cost.axis(a).line(rows[a], warpgroups[a]);
-      for (size_t k = 0; k < key_boxes.size(); ++k) {
-        const Triple& keys = key_boxes[k];
+      for (size_t k = 0; k < column_boxes.size(); ++k) {
+        const Triple& columns = column_boxes[k];
         double tiles = cost.heads(), sure = cost.heads();
         bool legal = true;
         for (int a = 0; a < kMaxRank; ++a) {
-          const AxisSums& sums = cost.axis(a).of(*lines[a], rows[a], warpgroups[a], keys[a]);
+          const AxisSums& sums = cost.axis(a).of(*lines[a], rows[a], warpgroups[a], columns[a]);
           tiles *= sums.tiles;
           sure *= sums.sure;
           legal = legal && sums.legal;
         }
         if (!legal) continue;
-        const double additional = items * cost.lines(volume(keys));
-        const double masked = cost.masked(tiles, sure, additional, volume(keys));
+        const double additional = items * cost.lines(volume(columns));
+        const double masked =
+            cost.masked(tiles, sure, additional, volume(row_box), volume(columns));
         const double clocks = cost.clocks(items, tiles, masked, additional);
-        if (clocks >= by_rows.clocks && clocks >= by_keys[k].clocks) continue;
+        if (clocks >= by_rows.clocks && clocks >= by_columns[k].clocks) continue;
         const Candidate found = {
-            clocks, row_box, {warpgroups[0], warpgroups[1], warpgroups[2]}, keys, phases};
+            clocks, row_box, {warpgroups[0], warpgroups[1], warpgroups[2]}, columns, phases};
         if (clocks < by_rows.clocks) by_rows = found;
-        if (clocks < by_keys[k].clocks) by_keys[k] = found;
+        if (clocks < by_columns[k].clocks) by_columns[k] = found;
       }
     }
     candidates.push_back(by_rows);
   }
-  candidates.insert(candidates.end(), by_keys.begin(), by_keys.end());
+  candidates.insert(candidates.end(), by_columns.begin(), by_columns.end());
 }
 
 // Axes are counted from the end, which is the same in every rank.
@@ -164,7 +167,7 @@ Problem phase_of(const Problem& problem, const int (&phases)[kMaxRank],
 std::vector<HopperPlan> hopper_plans(const Problem& problem, const HopperLimits& limits,
                                      int multiprocessors, int most) {
   std::vector<Candidate> candidates;
-  for (const Triple& phases : phases_of(problem))
+  for (const Triple& phases : phases_of(problem, limits))
     search(problem, limits, multiprocessors, phases, candidates);
   std::stable_sort(candidates.begin(), candidates.end(),
                    [](const Candidate& a, const Candidate& b) { return a.clocks < b.clocks; });
@@ -177,7 +180,7 @@ std::vector<HopperPlan> hopper_plans(const Problem& problem, const HopperLimits&
       continue;
     HopperPlan plan;
     set(plan.rows, one.rows), set(plan.warpgroups, one.warpgroups);
-    set(plan.keys, one.keys), set(plan.phases, one.phases);
+    set(plan.columns, one.columns), set(plan.phases, one.phases);
     LaunchCost(problem, limits, multiprocessors, plan.phases).price(plan);
     chosen.push_back(one);
     plans.push_back(plan);
@@ -202,8 +205,8 @@ std::string complete_hopper_plan(const Problem& problem, const HopperLimits& lim
              " of the dilation, " + std::to_string(axis.dilation) + but;
     if (plan.rows[a] < 1 || plan.rows[a] > widest)
       return outside("queries", a, plan.rows[a], 1, widest);
-    if (plan.keys[a] < 1 || plan.keys[a] > widest)
-      return outside("keys", a, plan.keys[a], 1, widest);
+    if (plan.columns[a] < 1 || plan.columns[a] > widest)
+      return outside("keys", a, plan.columns[a], 1, widest);
     if (plan.warpgroups[a] < 1 || plan.warpgroups[a] > limits.warpgroups)
       return outside("warpgroups", a, plan.warpgroups[a], 1, limits.warpgroups);
     split += plan.warpgroups[a] > 1;
@@ -212,9 +215,9 @@ std::string complete_hopper_plan(const Problem& problem, const HopperLimits& lim
   if (plan.row_count() > kWarpgroupRows)
     return "queries should be " + std::to_string(kWarpgroupRows) + " at most, but are " +
            std::to_string(plan.row_count());
-  if (plan.key_count() > limits.block)
+  if (plan.column_count() > limits.block)
     return "keys should be " + std::to_string(limits.block) + " at most at head dimension " +
-           std::to_string(limits.head_dim) + ", but are " + std::to_string(plan.key_count());
+           std::to_string(limits.head_dim) + ", but are " + std::to_string(plan.column_count());
   if (split > 1 || plan.warpgroup_count() != limits.warpgroups)
     return "warpgroups should be " + std::to_string(limits.warpgroups) + " along one axis and 1 " +
            "along the others";
@@ -232,10 +235,11 @@ std::string str(const HopperPlan& p) {
   char text[320];
   int length = std::snprintf(
       text, sizeof text,
-      "queries %dx%dx%d for each of %dx%dx%d warpgroups, boxes %dx%dx%d, keys %dx%dx%d, "
+      "%s %dx%dx%d for each of %dx%dx%d warpgroups, boxes %dx%dx%d, %s %dx%dx%d, "
       "%.0f items of %.1f tiles, %.0f %% of them masked",
-      p.rows[0], p.rows[1], p.rows[2], p.warpgroups[0], p.warpgroups[1], p.warpgroups[2],
-      p.boxes[0], p.boxes[1], p.boxes[2], p.keys[0], p.keys[1], p.keys[2],
+      p.rows_are_keys ? "keys" : "queries", p.rows[0], p.rows[1], p.rows[2], p.warpgroups[0],
+      p.warpgroups[1], p.warpgroups[2], p.boxes[0], p.boxes[1], p.boxes[2],
+      p.rows_are_keys ? "queries" : "keys", p.columns[0], p.columns[1], p.columns[2],
       static_cast<double>(p.items), p.tiles / p.items, 100 * p.masked_tiles / p.tiles);
   if (p.launches() > 1)
     std::snprintf(text + length, sizeof text - length, ", %d launches (%dx%dx%d phases)",

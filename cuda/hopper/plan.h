@@ -1,8 +1,10 @@
 // How the Hopper kernel cuts a problem, decided on the host and handed to the kernel by value.
 //
-// A CTA goes through items: a box of queries of one head of one batch entry, a part of 64 queries
-// at most for each of its warpgroups, and tile by tile the boxes of keys that cover what any of the
-// queries sees. The first box of keys begins where the union of the windows does.
+// A CTA goes through items: a box of rows of one head of one batch entry, a part of 64 rows at most
+// for each of its warpgroups, and tile by tile the boxes of columns that cover what any of the rows
+// meets. The first box of columns begins where the union of what they meet does. In the forward
+// pass rows are queries and columns the keys that they see; in the backward pass rows are keys and
+// columns the queries that see them.
 //
 // Every c-th token of an axis is an axis of its own, where c divides the dilation: windows do not
 // leave it. So a problem can be done in several launches, phases, of a smaller dilation each.
@@ -21,11 +23,12 @@ constexpr int kWarpgroupRows = 64;
 constexpr int kMostWarpgroups = 2;
 
 struct HopperPlan {
-  int rows[kMaxRank] = {1, 1, 1};        // queries of a warpgroup
+  bool rows_are_keys = false;
+  int rows[kMaxRank] = {1, 1, 1};        // of a warpgroup
   int warpgroups[kMaxRank] = {1, 1, 1};  // side by side, along one axis
-  int keys[kMaxRank] = {1, 1, 1};        // keys of a tile
+  int columns[kMaxRank] = {1, 1, 1};     // of a tile
   int phases[kMaxRank] = {1, 1, 1};      // launches along each axis, of every phases[axis]th token
-  int boxes[kMaxRank] = {1, 1, 1};       // of queries along each axis of the longest dilation group
+  int boxes[kMaxRank] = {1, 1, 1};       // of rows along each axis of the longest dilation group
   int items = 0;                         // of the first launch, which has the most
   bool heads_apart = false;  // the tensor maps have an axis of heads, and none of batch entries
   FastDiv boxes_z, boxes_y, boxes_x;
@@ -37,13 +40,13 @@ struct HopperPlan {
   double clocks = 0;        // of one multiprocessor, for all launches
 
   JAX_NA_INLINE int row_count() const { return rows[0] * rows[1] * rows[2]; }
-  JAX_NA_INLINE int key_count() const { return keys[0] * keys[1] * keys[2]; }
+  JAX_NA_INLINE int column_count() const { return columns[0] * columns[1] * columns[2]; }
   JAX_NA_INLINE int warpgroup_count() const {
     return warpgroups[0] * warpgroups[1] * warpgroups[2];
   }
   int launches() const { return phases[0] * phases[1] * phases[2]; }
   JAX_NA_INLINE int box(int axis) const { return rows[axis] * warpgroups[axis]; }
-  // By how many queries a warpgroup lies behind the first one.
+  // By how many rows a warpgroup lies behind the first one.
   JAX_NA_INLINE int offset(int warpgroup, int axis) const {
     return warpgroups[axis] > 1 ? warpgroup * rows[axis] : 0;
   }
@@ -52,8 +55,9 @@ struct HopperPlan {
 // A compiled kernel, as the planner sees it.
 struct HopperLimits {
   int head_dim;
-  int block;       // keys of a tile at most
-  int warpgroups;  // of 64 queries
+  int block;       // columns of a tile at most
+  int warpgroups;  // of 64 rows
+  bool rows_are_keys = false;
 };
 
 constexpr int kMostBoxSide = 256;      // of the copy engine, in steps of the tensor
@@ -64,13 +68,13 @@ constexpr int kMostLaunches = 256;
 Problem phase_of(const Problem& problem, const int (&phases)[kMaxRank],
                  const int (&phase)[kMaxRank]);
 
-// The plans of the forward pass of `problem` that are predicted to be the fastest, the best first:
-// `most` at most, of different boxes of queries or of keys; none where no plan is legal.
+// The plans of `problem` that are predicted to be the fastest, the best first: `most` at most, of
+// different boxes of rows or of columns; none where no plan is legal.
 std::vector<HopperPlan> hopper_plans(const Problem& problem, const HopperLimits& limits,
                                      int multiprocessors, int most);
 
-// Completes a plan of which rows, warpgroups, keys and phases are given; returns an empty text, or
-// why it is illegal.
+// Completes a plan of the forward pass of which rows, warpgroups, columns and phases are given;
+// returns an empty text, or why it is illegal.
 std::string complete_hopper_plan(const Problem& problem, const HopperLimits& limits,
                                  int multiprocessors, HopperPlan& plan);
 

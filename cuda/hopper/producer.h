@@ -40,7 +40,7 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
                        int parity, const TileBox& box) {
     const uint32_t barrier = ptx::shared_address(&full);
     ptx::mbarrier_wait(ptx::shared_address(&empty), parity ^ 1);
-    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.key_count() * kPanelRowBytes);
+    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.column_count() * kPanelRowBytes);
     load(map, to, Shape::kStagePanelBytes, barrier, box.head, box.x, box.y, box.z, box.entry);
   };
   auto load_keys = [&](const TileBox& box) {
@@ -66,10 +66,10 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
       ptx::mbarrier_arrive_expect(full, Shape::kPanels * plan.row_count() * kPanelRowBytes);
       load(&arguments.query,
            base + Shape::kQueryAt + (buffer * Shape::kWarpgroups + w) * Shape::kQueryBytes,
-           Shape::kQueryPanelBytes, full, item.head,
-           item.axis[2].query + plan.offset(w, 2) * problem.axes[2].dilation,
-           item.axis[1].query + plan.offset(w, 1) * problem.axes[1].dilation,
-           item.axis[0].query + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
+           Shape::kRowPanelBytes, full, item.head,
+           item.axis[2].row + plan.offset(w, 2) * problem.axes[2].dilation,
+           item.axis[1].row + plan.offset(w, 1) * problem.axes[1].dilation,
+           item.axis[0].row + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
     }
     query_place.next();
   };
@@ -88,9 +88,9 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
     for (int tile = 0; tile < total; ++tile) {
       box.window = tile < windows;
       if (box.window) {
-        box.x = item.axis[2].coordinate(tile_x, plan.keys[2], problem.axes[2].dilation);
-        box.y = item.axis[1].coordinate(tile_y, plan.keys[1], problem.axes[1].dilation);
-        box.z = item.axis[0].coordinate(tile_z, plan.keys[0], problem.axes[0].dilation);
+        box.x = item.axis[2].coordinate(tile_x, plan.columns[2], problem.axes[2].dilation);
+        box.y = item.axis[1].coordinate(tile_y, plan.columns[1], problem.axes[1].dilation);
+        box.z = item.axis[0].coordinate(tile_z, plan.columns[0], problem.axes[0].dilation);
         if (++tile_x == item.axis[2].tiles) {
           tile_x = 0;
           if (++tile_y == item.axis[1].tiles) {
@@ -99,7 +99,7 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
           }
         }
       } else {
-        box.x = (tile - windows) * plan.key_count();
+        box.x = (tile - windows) * plan.column_count();
         box.y = box.z = 0;
       }
       load_keys(box);

@@ -32,13 +32,24 @@ __device__ __forceinline__ void tma_store(const CUtensorMap* map, uint32_t from,
       : "memory");
 }
 
+// Adds a box of float32 to the tensor; part of the thread's next group of stores.
+__device__ __forceinline__ void tma_reduce_add(const CUtensorMap* map, uint32_t from, int column,
+                                               int x, int y, int z, int entry) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.tile.bulk_group"
+      " [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(reinterpret_cast<uint64_t>(map)),
+      "r"(from), "r"(column), "r"(x), "r"(y), "r"(z), "r"(entry)
+      : "memory");
+}
+
 __device__ __forceinline__ void tma_store_commit() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-// Waits until the thread's stores have read their shared memory.
+// Waits until all but the thread's last `kPending` groups of stores have read their shared memory.
+template <int kPending = 0>
 __device__ __forceinline__ void tma_store_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 
 // Shows this thread's ordinary writes of shared memory to the tensor cores and the copy engine. A

@@ -33,8 +33,9 @@ inline void tma_store_commit() {
   emulation::commit_bulk_stores();
 }
 
-inline void tma_store_wait_read() {
-  emulation::wait_bulk_stores(0);
+template <int kPending = 0>
+void tma_store_wait_read() {
+  emulation::wait_bulk_stores(kPending);
 }
 
 inline void fence_async_shared() {}

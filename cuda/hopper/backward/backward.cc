@@ -1,0 +1,140 @@
+#include "cuda/hopper/backward/backward.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+
+#include "cuda/hopper/backward/around.h"
+#include "cuda/hopper/backward/maps.h"
+#include "cuda/hopper/key.h"
+
+namespace jax_na::cuda {
+namespace {
+
+const std::vector<HopperBackwardInstance>& instances_of(Stored stored) {
+  static const std::vector<HopperBackwardInstance> none;
+  switch (stored) {
+    case Stored::kBFloat16:
+      return hopper_backward_instances<__nv_bfloat16>();
+    case Stored::kFloat16:
+      return hopper_backward_instances<__half>();
+    default:
+      return none;
+  }
+}
+
+int64_t rows_of(const Problem& problem) {
+  return problem.batch * problem.query_tokens() * problem.heads;
+}
+
+// Of the kernels before and after the main one, which move 14 bytes for each feature of a query at
+// the rate of the memory.
+double around_clocks(const Problem& problem) {
+  constexpr double kBytesPerClock = 1600;  // of the whole GPU
+  return 14.0 * static_cast<double>(rows_of(problem)) * problem.head_dim / kBytesPerClock;
+}
+
+int64_t align(int64_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
+int64_t statistics_bytes(const Problem& problem) {
+  return align(rows_of(problem) * static_cast<int64_t>(sizeof(float2)));
+}
+int64_t sums_bytes(const Problem& problem) {
+  return align(rows_of(problem) * problem.head_dim * static_cast<int64_t>(sizeof(float)));
+}
+
+HopperBackwardChoice search(const Problem& problem, Stored stored, const Device& device) {
+  HopperBackwardChoice choice;
+  if (!device.hopper()) {
+    choice.refusal = "the GPU is not of compute capability 9.0";
+  } else if (stored != Stored::kBFloat16 && stored != Stored::kFloat16) {
+    choice.refusal = "the elements are neither bfloat16 nor float16";
+  } else if (problem.bias_batch > 0) {
+    choice.refusal = "there is a relative position bias";
+  } else if (problem.additional > 0) {
+    choice.refusal = "there are additional keys";
+  } else if (problem.head_dim != problem.value_dim) {
+    choice.refusal = "head_dim of keys and values differ";
+  } else {
+    choice.refusal = "head_dim " + std::to_string(problem.head_dim) + " is not compiled";
+    for (const HopperBackwardInstance& instance : instances_of(stored)) {
+      if (instance.limits.head_dim != problem.head_dim) continue;
+      const auto plans = hopper_plans(problem, instance.limits, device.multiprocessors, 1);
+      if (plans.empty()) {
+        choice.refusal = "no boxes of the copy engine suit the window and its dilation";
+      } else {
+        choice.plan = plans.front();
+        choice.plan.clocks += around_clocks(problem);
+        choice.instance = &instance;
+        choice.refusal.clear();
+      }
+    }
+  }
+  return choice;
+}
+
+}  // namespace
+
+HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored stored,
+                                            const Device& device) {
+  return remembered(hopper_key(problem, stored, device),
+                    [&] { return search(problem, stored, device); });
+}
+
+int64_t hopper_backward_workspace(const Problem& problem) {
+  return statistics_bytes(problem) + sums_bytes(problem);
+}
+
+std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Backward& arguments,
+                                   cudaStream_t stream) {
+  if (choice.instance == nullptr)
+    return "the Hopper backward kernels do not run this problem: " + choice.refusal;
+  const Problem& problem = arguments.problem;
+  Device device;
+  cudaError_t status = current_device(device);
+  if (status != cudaSuccess) return cudaGetErrorString(status);
+  auto* statistics = static_cast<float2*>(arguments.workspace);
+  auto* sums =
+      reinterpret_cast<float*>(static_cast<char*>(arguments.workspace) + statistics_bytes(problem));
+  HopperBackwardArguments to{};
+  to.problem = problem;
+  to.origins = arguments.origins;
+  to.statistics = statistics;
+  to.plan = choice.plan;
+  const std::string wrong = encode_maps(arguments, sums, to);
+  if (!wrong.empty()) return wrong + " (" + str(choice.plan) + ")";
+  status = cudaMemsetAsync(sums, 0, sums_bytes(problem), stream);
+  if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
+  if (status == cudaSuccess) {
+    void* parameters[] = {&to};
+    status = cudaLaunchKernel(
+        choice.instance->kernel,
+        dim3(static_cast<unsigned>(std::min(choice.plan.items, device.multiprocessors))),
+        dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
+        static_cast<size_t>(choice.instance->shared_bytes), stream);
+  }
+  if (status == cudaSuccess) status = launch_rounding(arguments, sums, stream);
+  if (status == cudaSuccess) return "";
+  return std::string("launching the Hopper backward kernels: ") + cudaGetErrorString(status) +
+         " (" + str(choice.plan) + ")";
+}
+
+std::string load_hopper_backward() {
+  Device device;
+  cudaError_t status = current_device(device);
+  if (status == cudaSuccess && !device.hopper()) return "";
+  for (Stored stored : {Stored::kBFloat16, Stored::kFloat16}) {
+    for (const HopperBackwardInstance& instance : instances_of(stored)) {
+      if (status == cudaSuccess)
+        status = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      instance.shared_bytes);
+    }
+  }
+  if (status == cudaSuccess) return "";
+  return std::string("loading a Hopper backward kernel: ") + cudaGetErrorString(status);
+}
+
+}  // namespace jax_na::cuda
