@@ -64,7 +64,6 @@ AxisSums AxisTable::sum(int rows, int warpgroups, int columns) const {
   AxisSums sums;
   sums.tiles = 0;
   HopperPlan plan;
-  plan.rows_are_keys = rows_are_keys_;
   plan.rows[which_] = rows;
   plan.warpgroups[which_] = warpgroups;
   plan.columns[which_] = columns;
@@ -73,7 +72,11 @@ AxisSums AxisTable::sum(int rows, int warpgroups, int columns) const {
   const int looked_at = modular_ ? boxes : std::min(boxes, kBoxesLookedAt);
   for (int i = 0; i < looked_at; ++i) {
     const int place = static_cast<int>(static_cast<int64_t>(i) * boxes / looked_at);
-    const AxisItem item = axis_item(axis_, plan, which_, 0, place * box);
+    AxisItem item{};
+    if (rows_are_keys_)
+      make_axis_item<true>(item, axis_, plan, which_, 0, place * box);
+    else
+      make_axis_item<false>(item, axis_, plan, which_, 0, place * box);
     sums.tiles += item.tiles;
     for (int w = 0; w < warpgroups; ++w) {
       const int behind = item.tiles - item.seam_tiles;

@@ -14,7 +14,7 @@ namespace jax_na::cuda {
 
 // Describes item `index` in `slot`, by all lanes; false where the dilation group is too short to
 // have it. The tiles of the window follow each other `repeats` times, and `more` tiles after them.
-template <typename Control>
+template <bool kRowsAreKeys, typename Control>
 __device__ inline bool describe_item(const HopperPlan& plan, const Problem& problem,
                                      const int32_t* origins, Control& control, int slot, int index,
                                      int repeats, int more) {
@@ -33,14 +33,15 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
       axis.query_origin = origins[lane];
       axis.key_origin = origins[kMaxRank + lane];
     }
-    item.axis[lane] = axis_item(axis, plan, lane, group, place * plan.box(lane));
+    make_axis_item<kRowsAreKeys>(item.axis[lane], axis, plan, lane, group, place * plan.box(lane));
   }
   __syncwarp();
   const bool exists = item.axis[0].rows > 0 && item.axis[1].rows > 0 && item.axis[2].rows > 0;
   if (exists) {
     for (int a = 0; a < kMaxRank; ++a) {
       for (int place = lane; place < plan.box(a); place += 32)
-        control.seen[slot][seen_begin(plan, a) + place] = item.axis[a].seen(place);
+        control.seen[slot][seen_begin(plan, a) + place] =
+            item.axis[a].template seen<kRowsAreKeys>(place);
     }
     if (lane == 0) {
       item.entry = index;
@@ -67,8 +68,8 @@ __device__ inline void describe(const HopperArguments& arguments, HopperControl<
   };
   for (int index = blockIdx.x; index < plan.items; index += gridDim.x) {
     wait_until_free();
-    if (!describe_item(plan, arguments.problem, arguments.origins, control, place.stage, index, 1,
-                       lines))
+    if (!describe_item<false>(plan, arguments.problem, arguments.origins, control, place.stage,
+                              index, 1, lines))
       continue;
     if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
     place.next();

@@ -15,7 +15,6 @@ namespace jax_na::cuda {
 // behind which tiles begin anew: no box of the copy engine goes around.
 struct AxisItem {
   Rule rule;
-  bool rows_are_keys;
   int first;       // position of the first row
   int rows;        // of the box that the tensor holds
   int row;         // where the first one is in the tensor
@@ -39,61 +38,62 @@ struct AxisItem {
                              : column + tile * extent * dilation;
   }
   // The columns that the row at `place` of the box meets.
+  template <bool kRowsAreKeys>
   JAX_NA_INLINE Interval seen(int place) const {
     if (place >= rows) return {0, 0};
     const int at = first + place;
-    const Interval all = (rows_are_keys ? rule.queries_of(at) : rule.window_of(at)).clipped(met);
+    const Interval all = (kRowsAreKeys ? rule.queries_of(at) : rule.window_of(at)).clipped(met);
     return {all.begin - met.begin, all.end - met.begin};
   }
 };
 
-// The box of rows that begins at the `begin`th of the dilation group `group`.
-JAX_NA_INLINE AxisItem axis_item(const Axis& axis, const HopperPlan& plan, int which, int group,
-                                 int begin) {
+// Makes of `item` the box of rows that begins at the `begin`th of the dilation group `group`.
+template <bool kRowsAreKeys>
+JAX_NA_INLINE void make_axis_item(AxisItem& item, const Axis& axis, const HopperPlan& plan,
+                                  int which, int group, int begin) {
   constexpr int kEverything = 1 << 30;
-  const bool keys = plan.rows_are_keys;
-  const Held rows = keys ? axis.keys(group) : axis.queries(group);
-  const Held columns = keys ? axis.queries(group) : axis.keys(group);
-  AxisItem item{};
-  item.rule = axis.rule(group);
-  item.rows_are_keys = keys;
-  const int end = min_of(begin + plan.box(which), rows.count);
-  item.first = rows.begin + begin;
-  item.rows = max_of(end - begin, 0);
-  if (item.rows == 0) return item;
-  item.row = rows.token(item.first);
-  const Interval all{item.first, item.first + item.rows};
-  item.met = keys ? item.rule.queries_union(all) : item.rule.window_union(all);
-  if (!axis.modular()) item.met = item.met.clipped(columns.positions());
-  const int met = item.met.size();
+  const Held rows = kRowsAreKeys ? axis.keys(group) : axis.queries(group);
+  const Held columns = kRowsAreKeys ? axis.queries(group) : axis.keys(group);
+  const Rule rule = axis.rule(group);
+  const int count = max_of(min_of(begin + plan.box(which), rows.count) - begin, 0);
+  const int first = rows.begin + begin;
+  item.rule = rule;
+  item.rows = count;
+  if (count == 0) return;
+  item.first = first;
+  item.row = rows.token(first);
+  const Interval all{first, first + count};
+  Interval met = kRowsAreKeys ? rule.queries_union(all) : rule.window_union(all);
+  if (!axis.modular()) met = met.clipped(columns.positions());
+  item.met = met;
   const int extent = plan.columns[which];
-  item.seam = met;
-  int from = item.met.begin;
+  int seam = met.size(), from = met.begin;
   if (axis.modular()) {
-    const int period = floor_div(from, item.rule.length) * item.rule.length;
-    item.seam = min_of(period + item.rule.length - from, met);
+    const int period = floor_div(from, rule.length) * rule.length;
+    seam = min_of(period + rule.length - from, seam);
     from -= period;
   }
+  item.seam = seam;
   item.column = columns.token(from);
   item.seam_column = columns.token(columns.begin);
-  item.seam_tiles = (item.seam + extent - 1) / extent;
-  item.tiles = item.seam_tiles + (met - item.seam + extent - 1) / extent;
+  const int seam_tiles = (seam + extent - 1) / extent;
+  item.seam_tiles = seam_tiles;
+  item.tiles = seam_tiles + (met.size() - seam + extent - 1) / extent;
   // Tiles that end with the part of the axis they are in hold zeros beyond it.
   for (int w = 0; w < kMostWarpgroups; ++w) {
-    const int low = min_of(plan.offset(w, which), item.rows);
-    const int high = min_of(low + plan.rows[which], item.rows);
+    const int low = min_of(plan.offset(w, which), count);
+    const int high = min_of(low + plan.rows[which], count);
     // What a warpgroup makes of rows that there are not is never stored in the forward pass; the
     // gradient of the queries is a sum over them.
-    item.sure[w] = {-kEverything, keys ? -kEverything : kEverything};
-    if (high > low && (!keys || high - low == plan.rows[which])) {
-      const Interval own{item.first + low, item.first + high};
+    item.sure[w] = {-kEverything, kRowsAreKeys ? -kEverything : kEverything};
+    if (kRowsAreKeys ? high - low == plan.rows[which] : high > low) {
+      const Interval own{first + low, first + high};
       const Interval sure =
-          (keys ? item.rule.queries_intersection(own) : item.rule.window_intersection(own))
-              .clipped(item.met);
-      item.sure[w] = {sure.begin - item.met.begin, sure.end - item.met.begin};
+          (kRowsAreKeys ? rule.queries_intersection(own) : rule.window_intersection(own))
+              .clipped(met);
+      item.sure[w] = {sure.begin - met.begin, sure.end - met.begin};
     }
   }
-  return item;
 }
 
 // Whether every row of a warpgroup meets every column of a tile, on this axis.

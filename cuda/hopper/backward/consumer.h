@@ -14,6 +14,7 @@
 #include "cuda/hopper/mask.h"
 #include "cuda/hopper/products.h"
 #include "cuda/hopper/results.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/ptx/math.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/named_barrier.h"
@@ -38,11 +39,23 @@ __device__ __forceinline__ void issue_sums(float (&sums)[Shape::kSumColumns / 2]
         ptx::wgmma_advance(b, step * 16 * kPanelRowBytes), step > 0);
 }
 
-// Writes a warp's 16 rows of a tile's gradients of scores.
+// dkey = dscores queries (+ dkey where `add` is not 0), of a warpgroup's keys.
+template <typename Shape>
+__device__ __forceinline__ void issue_dkey(float (&dkey)[Shape::kHeadDim / 2], uint32_t dscores,
+                                           uint32_t queries, int add) {
+  const uint64_t a = ptx::wgmma_operand(dscores, 0);
+  const uint64_t b = ptx::wgmma_operand(queries, Shape::kStagePanelBytes);
+#pragma unroll
+  for (int step = 0; step < Shape::kBlock / 16; ++step)
+    ptx::wgmma_by_rows<typename Shape::Element, Shape::kHeadDim>(
+        dkey, ptx::wgmma_advance(a, step * 32), ptx::wgmma_advance(b, step * 16 * kPanelRowBytes),
+        step > 0 ? 1 : add);
+}
+
+// Writes a warpgroup's rows of a tile's gradients of scores.
 template <int kSteps>
-__device__ __forceinline__ void stage_dscores(const uint32_t (&dscores)[kSteps][4], uint32_t to,
-                                              int lane) {
-  const int row = lane % 16;
+__device__ __forceinline__ void stage_dscores(const uint32_t (&dscores)[kSteps][4], uint32_t to) {
+  const int lane = ptx::lane(), row = ptx::thread() % 128 / 32 * 16 + lane % 16;
 #pragma unroll
   for (int step = 0; step < kSteps; ++step)
     ptx::stmatrix(to + row * kPanelRowBytes + ((2 * step + lane / 16) ^ (row & 7)) * 16,
@@ -58,8 +71,6 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   constexpr int kScores = Shape::kBlock / 2;  // of a lane
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
-  const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-  const int row = 16 * warp + lane / 4, t = lane % 4;
   // exp2(factor * score); where that would not do the scores are scaled first.
   const bool scale_first = problem.scale <= 0;
   const float scale = static_cast<float>(problem.scale * 1.4426950408889634);
@@ -87,7 +98,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
 
   auto arrive = [&](uint64_t& barrier) {
     __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&barrier));
+    if (ptx::lane() == 0) ptx::mbarrier_arrive(ptx::shared_address(&barrier));
   };
   auto query_stage = [&](int stage) { return base + Shape::kQueryAt + stage * Shape::kStageBytes; };
   auto dout_stage = [&](int stage) { return base + Shape::kDoutAt + stage * Shape::kStageBytes; };
@@ -108,7 +119,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
 
   // Columns 8n + 2t and 8n + 2t + 1 of a statistic.
   auto statistic = [&](const float* of, int n) {
-    return *reinterpret_cast<const float2*>(of + 8 * n + 2 * t);
+    return *reinterpret_cast<const float2*>(of + 8 * n);
   };
   auto weigh = [&](int stage) {
     const TileMask& mask = control.masks[stage][warpgroup];
@@ -116,13 +127,16 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
 #pragma unroll
       for (float& score : scores) score *= scale;
     }
+    const int lane = ptx::lane(), t = lane % 4;
     if (!mask.sure) {
+      const int row = ptx::thread() % 128 / 32 * 16 + lane / 4;
       const uint32_t seen[2] = {mask.word[row][t], mask.word[row + 8][t]};
       hide_columns(scores, seen);
     }
+    const float* lses = control.lse[stage] + 2 * t;
 #pragma unroll
     for (int n = 0; n < kScores / 4; ++n) {
-      const float2 lse = statistic(control.lse[stage], n);
+      const float2 lse = statistic(lses, n);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float* pair = scores + 4 * n + 2 * r;
@@ -132,9 +146,10 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     }
   };
   auto find_dscores = [&](int stage) {
+    const float* deltas = control.delta[stage] + 2 * (ptx::lane() % 4);
 #pragma unroll
     for (int n = 0; n < kScores / 4; ++n) {
-      const float2 delta = statistic(control.delta[stage], n);
+      const float2 delta = statistic(deltas, n);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const float* pair = cotangents + 4 * n + 2 * r;
@@ -150,7 +165,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   };
   auto add_sums = [&](uint32_t parity) {
     ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[warpgroup]), parity ^ 1);
-    stage_sums<Shape>(sums, sums_to, warp, lane);
+    stage_sums<Shape>(sums, sums_to);
     ptx::fence_async_shared();
     arrive(control.full_sums[warpgroup]);
   };
@@ -158,6 +173,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   auto store_results = [&](const HopperItem& item) {
     const float scales[2] = {static_cast<float>(problem.scale), static_cast<float>(problem.scale)};
     const float ones[2] = {1.f, 1.f};
+    const int thread = ptx::thread() % 128, warp = thread / 32, lane = thread % 32;
     // The other warpgroup is done with these keys.
     ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
     stage_results<Shape>(dkey, scales, keys, warp, lane);
@@ -212,7 +228,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
       if (tile > 0) arrive(control.empty_query[stage_before()]);
       find_dscores(query_place.stage);
       const uint32_t staged = base + Shape::kDscoreAt + met % 2 * Shape::kDscoreBytes;
-      stage_dscores(dscores, staged + warpgroup * kPartBytes + 16 * warp * kPanelRowBytes, lane);
+      stage_dscores(dscores, staged + warpgroup * kPartBytes);
       ptx::fence_async_shared();
       ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
       // Not a group of its own: the wait is for what was issued before.
@@ -225,7 +241,8 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
       if (++tile == total) break;
       issue_tile_scores();
       ptx::wgmma_fence();
-      issue_combination<Shape>(dkey, dscores, query_stage(stage_before()), tile > 1);
+      issue_dkey<Shape>(dkey, staged + warpgroup * kPartBytes, query_stage(stage_before()),
+                        tile > 1);
       ptx::wgmma_commit();
       ptx::wgmma_wait<1>();
       ptx::keep_here(sums);
@@ -236,7 +253,10 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     }
     ptx::wgmma_commit();
     ptx::wgmma_fence();
-    issue_combination<Shape>(dkey, dscores, query_stage(stage_before()), tile > 1);
+    issue_dkey<Shape>(
+        dkey,
+        base + Shape::kDscoreAt + (met - 1) % 2 * Shape::kDscoreBytes + warpgroup * kPartBytes,
+        query_stage(stage_before()), tile > 1);
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
     ptx::keep_here(sums);

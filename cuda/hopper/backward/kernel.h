@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   __syncthreads();
 
   if (warpgroup < 0) {
-    ptx::give_up_registers<24>();
+    ptx::give_up_registers<Shape::kOtherRegisters>();
     const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 32), 0);
     if (warp == 0) {
       if (threadIdx.x == 0) produce(arguments, control, base);
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       find_masks(arguments, control, warp - 2);
     }
   } else {
-    ptx::take_registers<240>();
+    ptx::take_registers<Shape::kComputeRegisters>();
     consume(arguments, control, base, warpgroup);
   }
 }

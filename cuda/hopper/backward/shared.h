@@ -16,6 +16,9 @@ struct HopperBackwardShape {
   static constexpr int kBlock = 64;
   static constexpr int kWarpgroups = 2;
   static constexpr int kThreads = 128 * (1 + kWarpgroups);
+  // Registers of a thread that computes, and of another.
+  static constexpr int kComputeRegisters = 232;
+  static constexpr int kOtherRegisters = 40;
   static constexpr int kRows = kWarpgroups * kWarpgroupRows;
   static constexpr int kPanels = kHeadDim / kPanelElements;
   static_assert(kHeadDim % kPanelElements == 0, "panels are whole");

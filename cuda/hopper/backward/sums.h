@@ -12,6 +12,7 @@
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/tile_walk.h"
 #include "cuda/hopper/describer.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/shared_words.h"
@@ -27,9 +28,9 @@ __device__ __forceinline__ int sum_place(int feature) {
 
 // Writes a warp's 16 rows of sums to the panels at `to`, as the copy engine reads them.
 template <typename Shape>
-__device__ __forceinline__ void stage_sums(const float (&sums)[Shape::kSumColumns / 2], uint32_t to,
-                                           int warp, int lane) {
-  const int g = lane / 4, t = lane % 4;
+__device__ __forceinline__ void stage_sums(const float (&sums)[Shape::kSumColumns / 2],
+                                           uint32_t to) {
+  const int thread = ptx::thread() % 128, warp = thread / 32, g = thread / 4 % 8, t = thread % 4;
 #pragma unroll
   for (int j = 0; j < Shape::kSumColumns / 16; ++j) {
     const int chunk = (2 * t + j % 2) ^ g;
@@ -50,26 +51,26 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
                                         HopperBackwardControl<Shape>& control, uint32_t base) {
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
-  const int lane = threadIdx.x % 32;
-  RingPlace<kItemsKnown> described_place, item_place;
-  int sums_parity = 0;
+  uint32_t sums_parity = 0;
   int index = blockIdx.x;
+  int known = 0;  // items that were described, the end of them among these
 
+  // False where that was the end.
   auto describe_next = [&] {
-    const int slot = described_place.stage;
-    ptx::mbarrier_wait(ptx::shared_address(&control.done[slot]), described_place.parity ^ 1);
+    const int slot = known % kItemsKnown;
+    ptx::mbarrier_wait(ptx::shared_address(&control.done[slot]), known / kItemsKnown % 2 ^ 1);
     bool exists = false;
     while (!exists && index < plan.items) {
-      exists =
-          describe_item(plan, problem, arguments.origins, control, slot, index, problem.group(), 0);
+      exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index,
+                                   problem.group(), 0);
       index += gridDim.x;
     }
-    if (lane == 0) {
+    if (ptx::lane() == 0) {
       if (!exists) control.items[slot].last = true;
       ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
     }
     __syncwarp();
-    described_place.next();
+    ++known;
     return exists;
   };
 
@@ -104,11 +105,11 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
   };
 
   bool more = true;
-  for (int i = 0; i < kItemsKnown && more; ++i) more = describe_next();
-  for (;;) {
-    const HopperItem& item = control.items[item_place.stage];
+  for (int done = 0;; ++done) {
+    while (more && known < done + kItemsKnown) more = describe_next();
+    const HopperItem& item = control.items[done % kItemsKnown];
     if (item.last) break;
-    if (lane == 0) {
+    if (ptx::lane() == 0) {
       const int total = item.total;
       TileWalk tile(item, problem.group());
       for (int i = 0; i < total; ++i) {
@@ -117,8 +118,6 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       }
     }
     __syncwarp();
-    item_place.next();
-    if (more) more = describe_next();
   }
 }
 
