@@ -67,7 +67,11 @@ def test_naive_kernels(programs, program):
 
 @pytest.mark.parametrize("program", ["hopper_test", "hopper_backward_test"])
 def test_hopper_kernels(programs, program):
-    assert len(run(programs[program])) > 30
+    lines = run(programs[program])
+    assert len(lines) > 30
+    if program == "hopper_test":
+        for features in (32, 64):  # with two CTAs on a multiprocessor
+            assert any(f"{features} and {features} features, 2 CTAs" in line for line in lines)
 
 
 @pytest.mark.parametrize("program", ["hopper_test", "hopper_backward_test"])

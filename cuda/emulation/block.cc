@@ -184,13 +184,13 @@ void live() {
   }
 }
 
-void run_block(int threads, size_t shared_bytes) {
+void run_block(int threads, size_t shared_bytes, int resident) {
   begin_shared_memory(shared_bytes);
   begin_async_copies(threads);
   begin_bulk_copies(threads);
   begin_mbarriers();
   begin_named_barriers();
-  begin_registers(threads);
+  begin_registers(threads, resident);
   begin_wgmma(threads);
   block.warps.assign((threads + kWarpSize - 1) / kWarpSize, Warp());
   for (int thread = 0; thread < threads; ++thread)
@@ -219,7 +219,8 @@ void set_seed(uint64_t seed) {
   random_state = seed;
 }
 
-void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
+void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body,
+              int resident) {
   if (running()) fail("a kernel launches a kernel");
   report_faults();
   gridDim = grid;
@@ -235,7 +236,7 @@ void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
         blockIdx = {x, y, z};
-        run_block(count, shared_bytes);
+        run_block(count, shared_bytes, resident);
       }
 }
 

@@ -18,8 +18,9 @@ namespace jax_na::emulation {
 
 constexpr int kWarpSize = 32;
 
-// Runs `body` in every thread of every block.
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+// Runs `body` in every thread of every block. A multiprocessor has registers for `resident` blocks.
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body,
+              int resident = 1);
 
 // Whether a block is being run.
 bool running();

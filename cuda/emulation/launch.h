@@ -28,17 +28,20 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
 }
 
 template <typename... Parameters, size_t... kIndices>
-Launcher make_launcher(void (*kernel)(Parameters...), std::index_sequence<kIndices...>) {
-  return [kernel](dim3 grid, dim3 block, size_t shared_bytes, void** parameters) {
-    run_grid(grid, block, shared_bytes,
-             [&] { kernel(*static_cast<const Parameters*>(parameters[kIndices])...); });
+Launcher make_launcher(void (*kernel)(Parameters...), int resident,
+                       std::index_sequence<kIndices...>) {
+  return [kernel, resident](dim3 grid, dim3 block, size_t shared_bytes, void** parameters) {
+    run_grid(
+        grid, block, shared_bytes,
+        [&] { kernel(*static_cast<const Parameters*>(parameters[kIndices])...); }, resident);
   };
 }
 
 template <typename... Parameters>
-const void* register_kernel(void (*kernel)(Parameters...)) {
+const void* register_kernel(void (*kernel)(Parameters...), int resident) {
   const void* address = reinterpret_cast<const void*>(kernel);
-  register_kernel(address, make_launcher(kernel, std::index_sequence_for<Parameters...>()));
+  register_kernel(address,
+                  make_launcher(kernel, resident, std::index_sequence_for<Parameters...>()));
   return address;
 }
 

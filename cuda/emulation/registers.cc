@@ -23,9 +23,9 @@ void check(const char* what, int count) {
 
 }  // namespace
 
-void begin_registers(int threads) {
+void begin_registers(int threads, int resident) {
   const int warps = (threads + kWarpSize - 1) / kWarpSize;
-  const int each = std::min(kRegisters / (warps * kWarpSize) / kUnit * kUnit, kMost);
+  const int each = std::min(kRegisters / (resident * warps * kWarpSize) / kUnit * kUnit, kMost);
   held.assign(warps, each);
   unused = 0;
 }

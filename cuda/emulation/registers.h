@@ -3,8 +3,8 @@
 
 namespace jax_na::emulation {
 
-// As many for every thread as fit.
-void begin_registers(int threads);
+// As many for every thread as `resident` blocks of a multiprocessor leave it.
+void begin_registers(int threads, int resident);
 
 // Of the calling warp: from now on `count` for each of its threads.
 void give_up_registers(int count);

@@ -1,8 +1,6 @@
-// A consumer of the Hopper kernel: one warpgroup, which has up to 64 queries of every item.
-//
-// The scores of a tile are computed while the values of the tile before are added up, across the
-// end of an item too, and the softmax of a tile runs under the products of the other warpgroup:
-// named barriers make the warpgroups take turns at issuing products.
+// What the consumers of the Hopper kernel do: each is one warpgroup, which has up to 64 queries of
+// every item. In which order they do it, and what runs side by side, is in overlapped.h and
+// light.h.
 #pragma once
 
 #include <cstdint>
@@ -26,26 +24,21 @@ constexpr int kTurnBarrier = 1;  // and following, one for each warpgroup
 constexpr int kOwnBarrier = kTurnBarrier + kMostWarpgroups;
 
 template <typename Shape>
-__device__ __forceinline__ void consume(const HopperArguments& arguments,
-                                        HopperControl<Shape>& control, uint32_t base,
-                                        int warpgroup) {
+struct HopperConsumer {
   using T = typename Shape::Element;
-  constexpr int kSteps = Shape::kBlock / 16;
-  constexpr int kScores = Shape::kBlock / 2;  // of a lane
-  // Scores that become weights before the products with the values of the tile before have to be
-  // complete. Those take as long as a tile has features.
-  constexpr int kEarly = Shape::kHeadDim > 128 ? kScores : kScores / 4;
-  const HopperPlan& plan = arguments.plan;
-  const Problem& problem = arguments.problem;
-  const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-  const int row = 16 * warp + lane / 4;  // and the one 8 rows on
-  const bool exists[2] = {row < plan.row_count(), row + 8 < plan.row_count()};
-  const uint32_t places[2] = {row_places(plan, warpgroup, row),
-                              row_places(plan, warpgroup, row + 8)};
+  static constexpr int kSteps = Shape::kBlock / 16;
+  static constexpr int kScores = Shape::kBlock / 2;  // of a lane
+
+  const HopperArguments& arguments;
+  HopperControl<Shape>& control;
+  const uint32_t base;
+  const int warpgroup;
+  const int thread, warp, lane;
+  const int row;  // and the one 8 rows on
+  const bool exists[2];
   // exp2(factor * score); where that would not do the scores are scaled first.
-  const bool scale_first = problem.scale <= 0;
-  const float scale = static_cast<float>(problem.scale * 1.4426950408889634);
-  const float factor = scale_first ? 1.f : scale;
+  const bool scale_first;
+  const float scale, factor;
 
   RingPlace<Shape::kStages> key_place, value_place;
   RingPlace<Shape::kQueryBuffers> query_place;
@@ -53,42 +46,68 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
   float scores[kScores];
   float out[Shape::kHeadDim / 2];
   uint32_t weights[kSteps][4];
+  int left = 0;   // tiles of the item behind the present one
+  int owed = -1;  // the place of queries that results are being copied from
+  bool sure = false;
+  uint32_t seen[2];
 
-  auto wait_for_key = [&] {
+  __device__ __forceinline__ HopperConsumer(const HopperArguments& arguments,
+                                            HopperControl<Shape>& control, uint32_t base,
+                                            int warpgroup)
+      : arguments(arguments),
+        control(control),
+        base(base),
+        warpgroup(warpgroup),
+        thread(threadIdx.x % 128),
+        warp(thread / 32),
+        lane(thread % 32),
+        row(16 * warp + lane / 4),
+        exists{row < arguments.plan.row_count(), row + 8 < arguments.plan.row_count()},
+        scale_first(arguments.problem.scale <= 0),
+        scale(static_cast<float>(arguments.problem.scale * 1.4426950408889634)),
+        factor(scale_first ? 1.f : scale) {}
+
+  __device__ __forceinline__ void wait_for_key() const {
     ptx::mbarrier_wait(ptx::shared_address(&control.full_key[key_place.stage]), key_place.parity);
-  };
-  auto wait_for_value = [&] {
+  }
+  __device__ __forceinline__ void wait_for_value() const {
     ptx::mbarrier_wait(ptx::shared_address(&control.full_value[value_place.stage]),
                        value_place.parity);
-  };
+  }
   // Every warp says when it is done with a stage: a wait ends for a warp, not for its warpgroup.
-  auto release_key = [&] {
+  __device__ __forceinline__ void release_key() {
     if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.empty_key[key_place.stage]));
     key_place.next();
-  };
-  auto release_value = [&] {
+  }
+  __device__ __forceinline__ void release_value() {
     if (lane == 0)
       ptx::mbarrier_arrive(ptx::shared_address(&control.empty_value[value_place.stage]));
     value_place.next();
-  };
-  auto key_stage = [&] { return base + Shape::kKeyAt + key_place.stage * Shape::kStageBytes; };
-  auto value_stage = [&] {
+  }
+  __device__ __forceinline__ uint32_t key_stage() const {
+    return base + Shape::kKeyAt + key_place.stage * Shape::kStageBytes;
+  }
+  __device__ __forceinline__ uint32_t value_stage() const {
     return base + Shape::kValueAt + value_place.stage * Shape::kStageBytes;
-  };
-  auto queries = [&](int buffer) {
+  }
+  __device__ __forceinline__ uint32_t queries(int buffer) const {
     return base + Shape::kQueryAt + (buffer * Shape::kWarpgroups + warpgroup) * Shape::kQueryBytes;
-  };
-  auto take_turn = [&] {
-    if constexpr (Shape::kWarpgroups > 1) ptx::barrier_sync(kTurnBarrier + warpgroup, 256);
-  };
-  auto pass_turn = [&] {
-    if constexpr (Shape::kWarpgroups > 1)
-      ptx::barrier_arrive(kTurnBarrier + (warpgroup + 1) % Shape::kWarpgroups, 256);
-  };
+  }
 
-  int left = 0;  // tiles of the item behind the present one
+  // scores = queries keys^T, of the present tile of keys, and out = weights values (+ out).
+  __device__ __forceinline__ void issue_keys() {
+    ptx::wgmma_fence();
+    issue_scores<Shape>(scores, queries(query_place.stage), key_stage());
+    ptx::wgmma_commit();
+  }
+  __device__ __forceinline__ void issue_values(bool begun) {
+    ptx::wgmma_fence();
+    issue_combination<Shape>(out, weights, value_stage(), begun);
+    ptx::wgmma_commit();
+  }
+
   // Waits for an item and its queries; false where there is none.
-  auto begin_item = [&] {
+  __device__ __forceinline__ bool begin_item() {
     const int slot = item_place.stage, buffer = query_place.stage;
     ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), item_place.parity);
     if (control.items[slot].last) return false;
@@ -96,62 +115,66 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
     ptx::mbarrier_wait(ptx::shared_address(&control.full_query[buffer][warpgroup]),
                        query_place.parity);
     return true;
-  };
+  }
 
-  bool sure = false;
-  uint32_t seen[2];
-  auto look = [&] {
+  __device__ __forceinline__ void look() {
     const TileMask& mask = control.masks[key_place.stage][warpgroup];
     sure = mask.sure;
     seen[0] = mask.word[row][lane % 4];
     seen[1] = mask.word[row + 8][lane % 4];
-  };
-  auto hide = [&] {
+  }
+  __device__ __forceinline__ void hide() {
     if (scale_first) {
 #pragma unroll
       for (float& score : scores) score *= scale;
     }
     if (!sure) hide_columns(scores, seen);
-  };
-  auto pack_weights = [&] {
+  }
+  __device__ __forceinline__ void pack_weights() {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         weights[step][i] = pack(scores[8 * step + 2 * i], scores[8 * step + 2 * i + 1], T());
     }
-  };
+  }
+
+  __device__ __forceinline__ void shrink_results(const float (&shrink)[2]) {
+#pragma unroll
+    for (int n = 0; n < Shape::kHeadDim / 2; ++n) out[n] *= shrink[n / 2 % 2];
+  }
 
   // The factors that normalise the rows of the item in `slot`, and its log-sum-exps.
-  auto finish_sums = [&](int slot, LazySoftmax& softmax, float (&inverse)[2]) {
+  __device__ __forceinline__ void finish_sums(int slot, LazySoftmax& softmax, float (&inverse)[2]) {
     const HopperItem& item = control.items[slot];
     float lse[2];
     softmax.finish(inverse, lse);
     if (lane % 4 != 0) return;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      const uint32_t places = control.places[warpgroup][row + 8 * r];
       bool stored = exists[r];
       int64_t at = item.entry * arguments.lse_entry + item.head;
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a) {
-        const int place = place_along(places[r], a);
+        const int place = place_along(places, a);
         stored = stored && place < item.axis[a].rows;
-        at += arguments.lse_steps[a] * (item.axis[a].row + place * problem.axes[a].dilation);
+        at += arguments.lse_steps[a] *
+              (item.axis[a].row + place * arguments.problem.axes[a].dilation);
       }
       if (stored) arguments.lse[at] = lse[r];
     }
-  };
+  }
 
-  int owed = -1;  // the place of queries that results are being copied from
-  auto release_queries = [&] {
+  __device__ __forceinline__ void release_queries() {
     if (owed >= 0 && thread == 0) {
       ptx::tma_store_wait_read();
       ptx::mbarrier_arrive(ptx::shared_address(&control.empty_query[owed][warpgroup]));
     }
     owed = -1;
-  };
+  }
   // Writes the results of the item in `slot` to the place of its queries, and on to the tensor.
-  auto store_results = [&](int slot, int buffer, const float (&inverse)[2]) {
+  __device__ __forceinline__ void store_results(int slot, int buffer, const float (&inverse)[2]) {
     const HopperItem& item = control.items[slot];
     const uint32_t staged = queries(buffer);
     // All warps are done with the queries.
@@ -164,17 +187,17 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
       bool any = true;  // a store that begins outside of the tensor would store nothing
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a) {
-        const int offset = plan.offset(warpgroup, a);
-        token[a] = item.axis[a].row + offset * problem.axes[a].dilation;
+        const int offset = arguments.plan.offset(warpgroup, a);
+        token[a] = item.axis[a].row + offset * arguments.problem.axes[a].dilation;
         any = any && offset < item.axis[a].rows;
       }
       if (any) {
 #pragma unroll
         for (int panel = 0; panel < Shape::kOutPanels; ++panel) {
           const int column = panel * Shape::kOutElements;
-          if (column >= problem.value_dim) break;
-          const MapPlace place(plan, Shape::kHeadDim, item.head, column, token[2], token[1],
-                               token[0], item.entry);
+          if (column >= arguments.problem.value_dim) break;
+          const MapPlace place(arguments.plan, Shape::kHeadDim, item.head, column, token[2],
+                               token[1], token[0], item.entry);
           ptx::tma_store(&arguments.out, staged + panel * Shape::kOutPanelBytes, place.at[0],
                          place.at[1], place.at[2], place.at[3], place.at[4]);
         }
@@ -183,93 +206,7 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
     }
     owed = buffer;
     if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
-  };
-
-  if (warpgroup == Shape::kWarpgroups - 1) pass_turn();
-  // One round for all items where queries have two places, one for each where they have one.
-  while (begin_item()) {
-    LazySoftmax softmax;
-    float shrink[2], inverse[2];
-    wait_for_key();
-    ptx::wgmma_fence();
-    issue_scores<Shape>(scores, queries(query_place.stage), key_stage());
-    ptx::wgmma_commit();
-    look();
-    ptx::wgmma_wait<0>();
-    ptx::keep_here(scores);
-    release_key();
-    hide();
-    softmax.settle(scores, factor, exists, shrink);
-    softmax.template weigh<0, kScores>(scores, factor);
-    pack_weights();
-
-    bool begun = false;  // whether `out` holds something
-    int slot, buffer;    // of the item whose weights there are
-    for (;;) {
-      slot = item_place.stage;
-      buffer = query_place.stage;
-      const bool ends = left == 0;
-      if (ends) {
-        release_queries();
-        item_place.next();
-        query_place.next();
-        if (Shape::kQueryBuffers == 1 || !begin_item()) break;
-      } else {
-        --left;
-      }
-      // The scores of the next tile, and out += weights values of the present one.
-      wait_for_key();
-      take_turn();
-      ptx::wgmma_fence();
-      issue_scores<Shape>(scores, queries(query_place.stage), key_stage());
-      ptx::wgmma_commit();
-      wait_for_value();
-      ptx::wgmma_fence();
-      issue_combination<Shape>(out, weights, value_stage(), begun);
-      ptx::wgmma_commit();
-      pass_turn();
-      look();
-      release_queries();
-      ptx::wgmma_wait<1>();
-      ptx::keep_here(scores);
-      release_key();
-      hide();
-      if (ends) {
-        finish_sums(slot, softmax, inverse);
-        softmax = LazySoftmax();
-      }
-      const bool shrinks = softmax.settle(scores, factor, exists, shrink);
-      softmax.template weigh<0, kEarly>(scores, factor);
-      ptx::keep_here<0, kEarly>(scores);
-      ptx::keep_here(softmax.sum);
-      // The values are long there; but a loop keeps the compiler from moving the next wait up.
-      wait_for_value();
-      ptx::wgmma_wait<0>();
-      ptx::keep_here(out);
-      ptx::keep_here(scores);
-      release_value();
-      if (ends) {
-        store_results(slot, buffer, inverse);
-      } else if (shrinks) {
-#pragma unroll
-        for (int n = 0; n < Shape::kHeadDim / 2; ++n) out[n] *= shrink[n / 2 % 2];
-      }
-      begun = !ends;
-      softmax.template weigh<kEarly, kScores>(scores, factor);
-      pack_weights();
-    }
-    wait_for_value();
-    ptx::wgmma_fence();
-    issue_combination<Shape>(out, weights, value_stage(), begun);
-    ptx::wgmma_commit();
-    finish_sums(slot, softmax, inverse);
-    ptx::wgmma_wait<0>();
-    ptx::keep_here(out);
-    release_value();
-    store_results(slot, buffer, inverse);
-    release_queries();
-    if (Shape::kQueryBuffers == 2) break;
   }
-}
+};
 
 }  // namespace jax_na::cuda

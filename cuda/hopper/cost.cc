@@ -33,6 +33,9 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
   const double rest = pairs * (backward ? 0.22 : 0.116);
   const double both = std::sqrt(std::hypot(products * products, rest * rest));
   if (backward) return {both + 600, pairs * 0.02, 6000, 20000};
+  // Two kernels, measured one by one.
+  if (limits.resident == 2)
+    return {limits.head_dim > 32 ? 1030.0 : 1140.0, pairs * 0.029, 3000, 8000};
   return {both + 120, pairs * 0.018, 4000, 8000};
 }
 
@@ -113,7 +116,8 @@ double LaunchCost::items(const int (&rows)[kMaxRank], const int (&warpgroups)[kM
 }
 
 double LaunchCost::clocks(double items, double tiles, double masked, double lines) const {
-  const double rounds = std::max(1.0, std::ceil(items / multiprocessors_));
+  const double rounds =
+      limits_.resident * std::max(1.0, std::ceil(items / (multiprocessors_ * limits_.resident)));
   const double each = ((tiles + lines) * prices_.tile + masked * prices_.masked_tile) / items;
   return launches_ * ((each + prices_.item) * rounds + prices_.launch);
 }

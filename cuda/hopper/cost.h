@@ -11,7 +11,8 @@
 
 namespace jax_na::cuda {
 
-// Clocks of a multiprocessor; docs/kernels.md says where they come from.
+// Clocks of a multiprocessor, with all CTAs that it has room for; docs/kernels.md says where they
+// come from.
 struct HopperPrices {
   double tile;
   double masked_tile;  // more than another

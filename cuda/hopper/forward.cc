@@ -30,50 +30,76 @@ bool heads_apart(const Problem& problem, const HopperInstance& instance) {
          problem.value_dim != instance.limits.head_dim;
 }
 
-// The instance that runs the problem, or none and why.
-HopperChoice instance_for(const Problem& problem, Stored stored, const Device& device) {
-  HopperChoice choice;
+// The instances that run the problem, or none and why.
+std::vector<const HopperInstance*> instances_for(const Problem& problem, Stored stored,
+                                                 const Device& device, std::string& refusal) {
+  std::vector<const HopperInstance*> found;  // of the smallest head dimension that will do
   if (!device.hopper()) {
-    choice.refusal = "the GPU is not of compute capability 9.0";
+    refusal = "the GPU is not of compute capability 9.0";
   } else if (stored != Stored::kBFloat16 && stored != Stored::kFloat16) {
-    choice.refusal = "the elements are neither bfloat16 nor float16";
+    refusal = "the elements are neither bfloat16 nor float16";
   } else if (problem.bias_batch > 0) {
-    choice.refusal = "there is a relative position bias";
+    refusal = "there is a relative position bias";
   } else {
     const int widest = std::max(problem.head_dim, problem.value_dim);
-    const HopperInstance* found = nullptr;  // the smallest that will do
-    for (const HopperInstance& instance : instances_of(stored))
-      if (instance.limits.head_dim >= widest &&
-          (found == nullptr || instance.limits.head_dim < found->limits.head_dim))
-        found = &instance;
+    for (const HopperInstance& instance : instances_of(stored)) {
+      const int head_dim = instance.limits.head_dim;
+      if (head_dim < widest) continue;
+      if (!found.empty() && head_dim < found.front()->limits.head_dim) found.clear();
+      if (found.empty() || head_dim == found.front()->limits.head_dim) found.push_back(&instance);
+    }
     const Axis& z = problem.axes[0];
     const bool spare = problem.batch == 1 || (z.query_count == 1 && z.key_count == 1);
-    if (found == nullptr || problem.head_dim % 8 != 0 || problem.value_dim % 8 != 0) {
-      choice.refusal = "the head dimensions are not multiples of 8 up to 256";
-    } else if (heads_apart(problem, *found) && !spare) {
-      choice.refusal = "head dimensions that are not compiled need a batch or an axis of one";
-    } else {
-      choice.instance = found;
+    if (found.empty() || problem.head_dim % 8 != 0 || problem.value_dim % 8 != 0) {
+      refusal = "the head dimensions are not multiples of 8 up to 256";
+    } else if (heads_apart(problem, *found.front()) && !spare) {
+      refusal = "head dimensions that are not compiled need a batch or an axis of one";
     }
   }
+  if (!refusal.empty()) found.clear();
+  return found;
+}
+
+HopperChoice chosen(const Problem& problem, const HopperInstance& instance,
+                    const HopperPlan& plan) {
+  HopperChoice choice{&instance, plan, ""};
+  choice.plan.heads_apart = heads_apart(problem, instance);
   return choice;
+}
+
+bool same_extents(const HopperPlan& a, const HopperPlan& b) {
+  auto same = [](const int (&x)[kMaxRank], const int (&y)[kMaxRank]) {
+    return std::equal(x, x + kMaxRank, y);
+  };
+  return same(a.rows, b.rows) && same(a.warpgroups, b.warpgroups) && same(a.columns, b.columns) &&
+         same(a.phases, b.phases);
 }
 
 }  // namespace
 
 std::vector<HopperChoice> rank_hopper(const Problem& problem, Stored stored, const Device& device,
                                       int most, std::string& refusal) {
-  HopperChoice choice = instance_for(problem, stored, device);
-  refusal = choice.refusal;
-  std::vector<HopperChoice> choices;
-  if (choice.instance == nullptr) return choices;
-  for (const HopperPlan& plan :
-       hopper_plans(problem, choice.instance->limits, device.multiprocessors, most)) {
-    choice.plan = plan;
-    choice.plan.heads_apart = heads_apart(problem, *choice.instance);
-    choices.push_back(choice);
+  std::vector<HopperChoice> all;
+  refusal.clear();
+  for (const HopperInstance* instance : instances_for(problem, stored, device, refusal)) {
+    for (const HopperPlan& plan :
+         hopper_plans(problem, instance->limits, device.multiprocessors, most))
+      all.push_back(chosen(problem, *instance, plan));
   }
-  if (choices.empty()) refusal = "no boxes of the copy engine suit the window and its dilation";
+  if (all.empty() && refusal.empty())
+    refusal = "no boxes of the copy engine suit the window and its dilation";
+  std::stable_sort(all.begin(), all.end(), [](const HopperChoice& a, const HopperChoice& b) {
+    return a.plan.clocks < b.plan.clocks;
+  });
+  // A plan does not say which kernel it is for: that is the one that it is better for.
+  std::vector<HopperChoice> choices;
+  for (const HopperChoice& choice : all) {
+    if (static_cast<int>(choices.size()) == most) break;
+    if (std::none_of(choices.begin(), choices.end(), [&](const HopperChoice& other) {
+          return same_extents(choice.plan, other.plan);
+        }))
+      choices.push_back(choice);
+  }
   return choices;
 }
 
@@ -91,14 +117,17 @@ HopperChoice adopt_hopper(const Problem& problem, Stored stored, const Device& d
   for (const auto* extents : {&plan.rows, &plan.warpgroups, &plan.columns, &plan.phases})
     key.append(reinterpret_cast<const char*>(extents), sizeof *extents);
   return remembered(key, [&] {
-    HopperChoice choice = instance_for(problem, stored, device);
-    if (choice.instance == nullptr) return choice;
-    choice.plan = plan;
-    choice.plan.heads_apart = heads_apart(problem, *choice.instance);
-    choice.refusal =
-        complete_hopper_plan(problem, choice.instance->limits, device.multiprocessors, choice.plan);
-    if (!choice.refusal.empty()) choice.instance = nullptr;
-    return choice;
+    HopperChoice best;
+    for (const HopperInstance* instance : instances_for(problem, stored, device, best.refusal)) {
+      HopperChoice choice = chosen(problem, *instance, plan);
+      const std::string wrong =
+          complete_hopper_plan(problem, instance->limits, device.multiprocessors, choice.plan);
+      if (wrong.empty() && (best.instance == nullptr || choice.plan.clocks < best.plan.clocks))
+        best = choice;
+      else if (best.instance == nullptr && best.refusal.empty())
+        best.refusal = wrong;
+    }
+    return best;
   });
 }
 
@@ -113,6 +142,7 @@ std::string launch_hopper(const HopperChoice& choice, const Forward& arguments,
   HopperArguments to{};
   to.origins = arguments.origins;
   to.plan = plan;
+  const int most_ctas = device.multiprocessors * choice.instance->limits.resident;
   for (int launch = 0; launch < plan.launches(); ++launch) {
     const int line = launch / plan.phases[2];
     const int phase[kMaxRank] = {line / plan.phases[1], line % plan.phases[1],
@@ -121,11 +151,10 @@ std::string launch_hopper(const HopperChoice& choice, const Forward& arguments,
     const std::string wrong = encode_maps(arguments, phase, choice.instance->out_columns, to);
     if (!wrong.empty()) return wrong + " (" + str(plan) + ")";
     void* parameters[] = {&to};
-    status =
-        cudaLaunchKernel(choice.instance->kernel,
-                         dim3(static_cast<unsigned>(std::min(plan.items, device.multiprocessors))),
-                         dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
-                         static_cast<size_t>(choice.instance->shared_bytes), stream);
+    status = cudaLaunchKernel(choice.instance->kernel,
+                              dim3(static_cast<unsigned>(std::min(plan.items, most_ctas))),
+                              dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
+                              static_cast<size_t>(choice.instance->shared_bytes), stream);
     if (status != cudaSuccess)
       return std::string("launching a Hopper kernel: ") + cudaGetErrorString(status) + " (" +
              str(plan) + ")";

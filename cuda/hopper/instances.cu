@@ -10,12 +10,12 @@ namespace {
 
 using T = JAX_NA_ELEMENT;
 
-template <int kHeadDim, int kBlock, int kWarpgroups>
+template <int kHeadDim, int kBlock, int kWarpgroups, int kResident>
 HopperInstance instance() {
-  using Shape = HopperShape<T, kHeadDim, kBlock, kWarpgroups>;
+  using Shape = HopperShape<T, kHeadDim, kBlock, kWarpgroups, kResident>;
   HopperInstance made{};
-  made.limits = {kHeadDim, kBlock, kWarpgroups};
-  made.kernel = ptx::address_of(&hopper_forward_kernel<Shape>);
+  made.limits = {kHeadDim, kBlock, kWarpgroups, false, kResident};
+  made.kernel = ptx::address_of(&hopper_forward_kernel<Shape>, kResident);
   made.threads = Shape::kThreads;
   made.shared_bytes = Shape::kSharedBytes;
   made.out_columns = Shape::kOutElements;
@@ -26,7 +26,8 @@ HopperInstance instance() {
 
 template <>
 const std::vector<HopperInstance>& hopper_instances<T>() {
-#define JAX_NA_ENTRY(head_dim, block, warpgroups) instance<head_dim, block, warpgroups>(),
+#define JAX_NA_ENTRY(head_dim, block, warpgroups, resident) \
+  instance<head_dim, block, warpgroups, resident>(),
   static const std::vector<HopperInstance> table = {JAX_NA_HOPPER_FORWARD(JAX_NA_ENTRY)};
 #undef JAX_NA_ENTRY
   return table;

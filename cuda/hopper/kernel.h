@@ -1,5 +1,6 @@
-// The forward kernel of sm_90a: persistent CTAs of two warpgroups that compute, and of one with a
-// warp that asks for copies, one that describes items, and two that find masks.
+// The forward kernel of sm_90a: persistent CTAs, one or two to a multiprocessor, of two warpgroups
+// that compute, and of one with a warp that asks for copies, one that describes items, and two that
+// find masks.
 //
 // The copy engine takes boxes out of the tensors as they are, without a permutation of tokens, and
 // the tensor cores work on what it wrote. docs/kernels.md derives the bound and the schedule.
@@ -8,9 +9,10 @@
 #include <cstdint>
 
 #include "cuda/hopper/arguments.h"
-#include "cuda/hopper/consumer.h"
 #include "cuda/hopper/describer.h"
+#include "cuda/hopper/light.h"
 #include "cuda/hopper/masker.h"
+#include "cuda/hopper/overlapped.h"
 #include "cuda/hopper/producer.h"
 #include "cuda/hopper/shared.h"
 #include "cuda/ptx/ldmatrix.h"
@@ -22,7 +24,7 @@
 namespace jax_na::cuda {
 
 template <typename Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     hopper_forward_kernel(const __grid_constant__ HopperArguments arguments) {
   constexpr int kAlignment = 1024;  // of swizzled rows
   JAX_NA_SHARED(unaligned);
@@ -36,6 +38,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0) - 1;
 
   fill_below<Shape>(plan, control);
+  fill_places<Shape>(plan, control);
   // What tiles leave of a stage stays 0: a weight of 0 does not make up for values that are NaN.
   if (plan.column_count() < Shape::kBlock) {
     auto* words = reinterpret_cast<uint4*>(shared + Shape::kKeyAt);
@@ -64,7 +67,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   __syncthreads();
 
   if (warpgroup < 0) {
-    ptx::give_up_registers<72>();
+    ptx::give_up_registers<Shape::kOtherRegisters>();
     const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 32), 0);
     if (warp == 0) {
       if (threadIdx.x == 0) produce(arguments, control, base);
@@ -74,8 +77,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       find_masks(arguments, control, warp - 2);
     }
   } else {
-    ptx::take_registers<216>();
-    consume(arguments, control, base, warpgroup);
+    ptx::take_registers<Shape::kConsumerRegisters>();
+    HopperConsumer<Shape> consumer(arguments, control, base, warpgroup);
+    if constexpr (Shape::kResident == 1)
+      consume_overlapped(consumer);
+    else
+      consume_light(consumer);
   }
 }
 

@@ -62,6 +62,14 @@ __device__ __forceinline__ int place_along(uint32_t places, int axis) {
   return places >> (10 * axis) & 1023;
 }
 
+// Fills the table of them, by all threads of the block.
+template <typename Shape, typename Control>
+__device__ inline void fill_places(const HopperPlan& plan, Control& control) {
+  for (int i = threadIdx.x; i < Shape::kWarpgroups * kWarpgroupRows; i += Shape::kThreads)
+    control.places[i / kWarpgroupRows][i % kWarpgroupRows] =
+        row_places(plan, i / kWarpgroupRows, i % kWarpgroupRows);
+}
+
 // Where an axis begins in an item's `seen`.
 __device__ __forceinline__ int seen_begin(const HopperPlan& plan, int axis) {
   return axis == 0 ? 0 : plan.box(0) + (axis == 1 ? 0 : plan.box(1));

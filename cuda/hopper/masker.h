@@ -22,12 +22,10 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
   const int lane = threadIdx.x % 32, t = lane % 4, keys = plan.column_count();
   RingPlace<Shape::kStages> key_place;
   RingPlace<kItemsKnown> item_place;
-  uint32_t places[kRowsPerLane], line[kRowsPerLane];  // `line`: what the z and y of a tile leave
+  const uint32_t* places = control.places[warpgroup] + lane / 4;
+  uint32_t line[kRowsPerLane];  // what the z and y of a tile leave
 #pragma unroll
-  for (int i = 0; i < kRowsPerLane; ++i) {
-    places[i] = row_places(plan, warpgroup, lane / 4 + 8 * i);
-    line[i] = 0;
-  }
+  for (int i = 0; i < kRowsPerLane; ++i) line[i] = 0;
   bool line_sure = false;
 
   for (;; item_place.next()) {
@@ -47,7 +45,7 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
       const uint32_t (*below)[4] = control.below + below_begin(plan, a);
 #pragma unroll
       for (int i = 0; i < kRowsPerLane; ++i) {
-        const Interval mine = seen[place_along(places[i], a)];
+        const Interval mine = seen[place_along(places[8 * i], a)];
         const int low = min(max(mine.begin - origin, 0), extent);
         const int high = min(max(min(mine.end, limit) - origin, 0), extent);
         word[i] &= below[high][t] & ~below[low][t];

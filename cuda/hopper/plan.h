@@ -58,6 +58,7 @@ struct HopperLimits {
   int block;       // columns of a tile at most
   int warpgroups;  // of 64 rows
   bool rows_are_keys = false;
+  int resident = 1;  // CTAs of a multiprocessor
 };
 
 constexpr int kMostBoxSide = 256;      // of the copy engine, in steps of the tensor

@@ -15,15 +15,23 @@ namespace jax_na::cuda {
 constexpr int kPanelElements = 64;
 constexpr int kPanelRowBytes = 128;
 constexpr int kMaxSharedBytes = 227 * 1024;
+// Of each of two CTAs of a multiprocessor, which takes 1 KiB more of each.
+constexpr int kHalfSharedBytes = 113 * 1024;
 
 // Sizes and elements of a compiled kernel: nothing else is a template parameter.
-template <typename T, int kHeadDimension, int kBlockKeys, int kWarpgroupCount>
+template <typename T, int kHeadDimension, int kBlockKeys, int kWarpgroupCount, int kResidentCtas>
 struct HopperShape {
   using Element = T;
   static constexpr int kHeadDim = kHeadDimension;
   static constexpr int kBlock = kBlockKeys;
   static constexpr int kWarpgroups = kWarpgroupCount;
+  static constexpr int kResident = kResidentCtas;  // CTAs of a multiprocessor
+  static_assert(kResident == 1 || kResident == 2, "registers are known for one and for two");
   static constexpr int kThreads = 128 * (1 + kWarpgroups);
+  static constexpr int kConsumerRegisters = kResident == 1 ? 216 : 96;  // of a thread
+  static constexpr int kOtherRegisters = kResident == 1 ? 72 : 48;
+  static_assert(kResident * 128 * (kOtherRegisters + kWarpgroups * kConsumerRegisters) <= 65536,
+                "more registers than there are");
   static constexpr int kPanels = (kHeadDim + kPanelElements - 1) / kPanelElements;
   static constexpr int kRowPanelBytes = kWarpgroupRows * kPanelRowBytes;
   static constexpr int kQueryBytes = kPanels * kRowPanelBytes;  // of a warpgroup
@@ -34,17 +42,18 @@ struct HopperShape {
   static constexpr int kOutPanels = kHeadDim / kOutElements;
   static constexpr int kOutPanelBytes = kWarpgroupRows * kOutElements * 2;
   static constexpr int kOutBytes = kOutPanels * kOutPanelBytes;  // of a warpgroup
-  static constexpr int kControlBytes = 18 * 1024;                // at most
+  static constexpr int kControlBytes = 14 * 1024;                // at most
+  static constexpr int kMostBytes = kResident == 1 ? kMaxSharedBytes : kHalfSharedBytes;
   static constexpr int bytes(int query_buffers, int stages) {
     return query_buffers * kWarpgroups * kQueryBytes + stages * kStageBytes + kControlBytes + 1024;
   }
   // Results leave from the place of their queries. With room for the queries of two items a
   // warpgroup begins an item before it ends the one before.
-  static constexpr int kQueryBuffers = bytes(2, 4) <= kMaxSharedBytes ? 2 : 1;
-  static constexpr int kStages = bytes(kQueryBuffers, 6) <= kMaxSharedBytes ? 3 : 2;
+  static constexpr int kQueryBuffers = bytes(2, 4) <= kMostBytes ? 2 : 1;
+  static constexpr int kStages = bytes(kQueryBuffers, 6) <= kMostBytes ? 3 : 2;
   static constexpr int kSharedBytes = bytes(kQueryBuffers, 2 * kStages);
-  static_assert(kSharedBytes <= kMaxSharedBytes, "more shared memory than there is");
-  static_assert(kBlock % 32 == 0 && kBlock <= 128, "a lane's columns are the bits of a word");
+  static_assert(kSharedBytes <= kMostBytes, "more shared memory than there is");
+  static_assert(kBlock % 16 == 0 && kBlock <= 128, "a lane's columns are the bits of a word");
 
   // From the aligned beginning.
   static constexpr int kQueryAt = 0;
@@ -76,6 +85,7 @@ struct HopperControl {
   uint64_t full_value[Shape::kStages], empty_value[Shape::kStages];
   TileMask masks[Shape::kStages][Shape::kWarpgroups];
   uint32_t below[Shape::kMostBelow][4];
+  uint32_t places[Shape::kWarpgroups][kWarpgroupRows];  // of the rows in their boxes
   HopperItem items[kItemsKnown];
   Interval seen[kItemsKnown][Shape::kMostPlaces];
 };

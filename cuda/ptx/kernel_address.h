@@ -3,8 +3,10 @@
 
 namespace jax_na::cuda::ptx {
 
+// `resident`: blocks of a multiprocessor that the kernel's launch bounds leave registers for. The
+// emulation does not see launch bounds.
 template <typename... Parameters>
-const void* address_of(void (*kernel)(Parameters...)) {
+const void* address_of(void (*kernel)(Parameters...), int /* resident */ = 1) {
   return reinterpret_cast<const void*>(kernel);
 }
 

@@ -4,6 +4,9 @@
 //   hopper_test                      every case, with every head dimension in turn
 //   hopper_test NAME                 the cases whose names contain NAME
 //   hopper_test --random COUNT SEED  problems drawn at random
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -33,23 +36,33 @@ void run_hopper(Case of) {
   of.name += ", " + std::to_string(head_dim) + " and " + std::to_string(value_dim) + " features";
   cuda::Device device;
   cuda::current_device(device);
-  std::string refusal;
-  // Some of the plans, the best one among them.
-  std::vector<cuda::HopperChoice> choices =
-      cuda::rank_hopper(of.problem, Stored::kBFloat16, device, 40, refusal);
-  if (choices.empty()) return;
-  const cuda::HopperPlan plan = choices[number % 3 * (choices.size() - 1) / 2].plan;
-  of.name += ", " + std::to_string(plan.launches()) + " launches";
-  const Implementation hopper = {[&](const Forward& f) {
-                                   return cuda::launch_hopper(
-                                       cuda::adopt_hopper(f.problem, f.stored, device, plan), f,
-                                       nullptr);
-                                 },
-                                 nullptr, nullptr};
-  if (number++ / std::size(kFeatures) % 2 == 0)
-    run(hopper, of, kBFloat16);
-  else
-    run(hopper, of, kFloat16);
+  const cuda::HopperChoice best = cuda::choose_hopper(of.problem, Stored::kBFloat16, device);
+  if (best.instance == nullptr) return;
+  const bool half = number / std::size(kFeatures) % 2 != 0;
+  const int kept = number++ % 3;
+  // With every kernel of the head dimension, one of its plans, some with the best one.
+  for (const cuda::HopperInstance& instance :
+       half ? cuda::hopper_instances<__half>() : cuda::hopper_instances<__nv_bfloat16>()) {
+    if (instance.limits.head_dim != best.instance->limits.head_dim) continue;
+    const std::vector<cuda::HopperPlan> plans =
+        cuda::hopper_plans(of.problem, instance.limits, device.multiprocessors, 40);
+    if (plans.empty()) continue;
+    cuda::HopperChoice choice{&instance, plans[kept * (plans.size() - 1) / 2], ""};
+    choice.plan.heads_apart = best.plan.heads_apart;
+    Case with = of;
+    with.name += ", " + std::to_string(instance.limits.resident) + " CTAs, " +
+                 std::to_string(choice.plan.launches()) + " launches";
+    const std::string wrong =
+        cuda::adopt_hopper(of.problem, Stored::kBFloat16, device, choice.plan).refusal;
+    if (!wrong.empty()) fail_case(with.name, "the plan is not adopted: " + wrong);
+    const Implementation hopper = {
+        [&](const Forward& f) { return cuda::launch_hopper(choice, f, nullptr); }, nullptr,
+        nullptr};
+    if (half)
+      run(hopper, with, kFloat16);
+    else
+      run(hopper, with, kBFloat16);
+  }
 }
 
 }  // namespace

@@ -6,8 +6,8 @@
 namespace jax_na::cuda::ptx {
 
 template <typename... Parameters>
-const void* address_of(void (*kernel)(Parameters...)) {
-  return emulation::register_kernel(kernel);
+const void* address_of(void (*kernel)(Parameters...), int resident = 1) {
+  return emulation::register_kernel(kernel, resident);
 }
 
 }  // namespace jax_na::cuda::ptx
