@@ -255,10 +255,11 @@ NB_MODULE(_core, m) {
   m.attr("has_cuda") = true;
   m.def(
       "cuda_fused_backward_workspace",
-      [](const jax_na::Problem& problem) {
-        return jax_na::cuda::fused_backward_workspace(problem);
+      [](const jax_na::Problem& problem, bool deterministic) {
+        return jax_na::cuda::fused_backward_workspace(problem, deterministic);
       },
-      nb::arg("problem"), "Bytes of scratch space that the fused CUDA backward pass needs.");
+      nb::arg("problem"), nb::arg("deterministic"),
+      "Bytes of scratch space that the fused CUDA backward pass needs.");
   m.def("cuda_gemm_forward_workspace", jax_na::cuda::gemm_forward_workspace, nb::arg("problem"),
         "Bytes of scratch space that the forward pass by CUDA matrix products needs.");
   m.def("cuda_gemm_backward_workspace", jax_na::cuda::gemm_backward_workspace, nb::arg("problem"),

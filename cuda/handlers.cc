@@ -7,6 +7,7 @@
 #include "cuda/forward_choice.h"
 #include "cuda/gemm/gemm.h"
 #include "cuda/guarded.h"
+#include "cuda/initialize.h"
 #include "cuda/launch.h"
 #include "cuda/naive/naive.h"
 #include "ffi/arguments.h"
@@ -21,17 +22,22 @@ using ffi::Error;
 using Result = ffi::Result<AnyBuffer>;
 using Entries = ffi::Span<const int64_t>;
 
-template <auto kLoad>
-Error initialize() {
-  return guarded(kLoad);
+int64_t fused_workspace(const Problem& problem, Stored, bool deterministic) {
+  return fused_backward_workspace(problem, deterministic);
 }
 
-int64_t fused_workspace(const Problem& problem, Stored) {
-  return fused_backward_workspace(problem);
-}
-
-int64_t gemm_workspace(const Problem& problem, Stored) {
+int64_t gemm_workspace(const Problem& problem, Stored, bool) {
   return gemm_backward_workspace(problem);
+}
+
+int64_t naive_workspace(const Problem& problem, Stored stored, bool) {
+  return naive_backward_workspace(problem, stored);
+}
+
+// A backward pass that is deterministic in any case.
+template <auto kLaunch>
+std::string deterministic(const Backward& arguments, bool, cudaStream_t stream) {
+  return kLaunch(arguments, stream);
 }
 
 std::string check_workspace(const AnyBuffer& workspace, int64_t needed) {
@@ -121,7 +127,7 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
                Result dquery, Result dkey, Result dvalue, Result dadditional_keys,
                Result dadditional_values, Result dbias, Result workspace, Entries length,
                Entries window, Entries stride, Entries dilation, Entries causal, Entries boundary,
-               double scale, int64_t precision) {
+               double scale, int64_t precision, int64_t deterministic) {
   Backward arguments{};
   if (Error e =
           read_backward({query, key, value, additional_keys, additional_values, bias, origins},
@@ -141,8 +147,8 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
     }
     return Error::Success();
   }
-  if (const std::string wrong =
-          check_workspace(*workspace, kWorkspace(arguments.problem, arguments.stored));
+  if (const std::string wrong = check_workspace(
+          *workspace, kWorkspace(arguments.problem, arguments.stored, deterministic != 0));
       !wrong.empty())
     return Error::InvalidArgument("jax_na: " + wrong);
   arguments.precision = precision == 0 ? Precision::kDefault : Precision::kHighest;
@@ -168,7 +174,7 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
     const std::string wrong =
         check_alignment({arguments.query, arguments.key, arguments.value, arguments.out,
                          arguments.dout, arguments.dquery, arguments.dkey, arguments.dvalue});
-    return wrong.empty() ? kLaunch(arguments, stream) : wrong;
+    return wrong.empty() ? kLaunch(arguments, deterministic != 0, stream) : wrong;
   });
 }
 
@@ -203,7 +209,8 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
           .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()                             \
           .JAX_NA_INPUTS.JAX_NA_BACKWARD_INPUTS.JAX_NA_GRADIENTS                     \
           .Ret<xla::ffi::AnyBuffer>() /* workspace */                                \
-          .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"),                             \
+          .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision")                              \
+          .Attr<int64_t>("deterministic"),                                           \
       {xla::ffi::Traits::kCmdBufferCompatible})
 
 JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_fused_initialize, load_kernels);
@@ -218,8 +225,10 @@ JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_workspa
 
 JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_gemm_initialize, load_gemm_kernels);
 JAX_NA_DEFINE_FORWARD_IN_WORKSPACE(jax_na_cuda_gemm_forward, gemm_forward, gemm_forward_workspace);
-JAX_NA_DEFINE_BACKWARD(jax_na_cuda_gemm_backward, gemm_backward, gemm_workspace);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_gemm_backward, deterministic<jax_na::cuda::gemm_backward>,
+                       gemm_workspace);
 
 JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_naive_initialize, load_naive_kernels);
 JAX_NA_DEFINE_FORWARD(jax_na_cuda_naive_forward, naive_forward);
-JAX_NA_DEFINE_BACKWARD(jax_na_cuda_naive_backward, naive_backward, naive_backward_workspace);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_naive_backward, deterministic<jax_na::cuda::naive_backward>,
+                       naive_workspace);

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_na import _core, _ffi, _xla
-from jax_na._arguments import Arguments, read_arguments, read_precision, window_of
+from jax_na._arguments import Arguments, read_arguments, read_flag, read_precision, window_of
 from jax_na._cuda_plan import CudaPlan, check_plan
-from jax_na._implementations import candidates, kernels, require
+from jax_na._implementations import candidates, kernels, require, require_order
 from jax_na._operation import Call, operation, refusing_forward_mode, vary_alike
 from jax_na._sharding import without_explicit_axes
 from jax_na._window import Boundary
@@ -86,6 +86,8 @@ def _compiled(a: Arguments, options: _ffi.Options, name: str | None) -> tuple[ja
     )
     origins = jnp.zeros((2, 3), jnp.int32)
     found = kernels(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
+    if options.deterministic and name is None:
+        require_order(found)
     with refusing_forward_mode():
         results: Any = _attend(Call(geometry, options, found, name is None), *operands, origins)
 
@@ -149,14 +151,17 @@ def _run(
     implementation: str | Sequence[str] | None,
     precision: Any,
     plan: CudaPlan | None,
+    deterministic: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    options = _ffi.Options(read_precision(precision))
+    options = _ffi.Options(read_precision(precision), read_flag("deterministic", deterministic))
     if plan is not None:
         options = dataclasses.replace(options, plan=_plan_numbers(a, implementation, plan))
     refusals = []
     for name in candidates(implementation):
         try:
             if name == "xla":
+                if options.deterministic:
+                    require_order(())
                 return _pure(a, options.precision)
             if name is not None:
                 require(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
@@ -183,6 +188,7 @@ def neighborhood_attention(
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
     plan: CudaPlan | None = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """Neighborhood attention: every token attends to a box of nearby tokens of a 1-D, 2-D or 3-D
@@ -222,6 +228,10 @@ def neighborhood_attention(
       plan: how the fused kernels cut the forward pass on CUDA devices, from :func:`cuda_plans` or
         :func:`tune`; None for what is predicted to be the fastest. Other platforms and the backward
         pass plan for themselves.
+      deterministic: the same bits in every run of the same program, gradients included, where that
+        takes other kernels than the fastest: the fused CUDA kernels otherwise add up the gradient
+        of `relative_position_bias` in any order. All else is deterministic in any case, on the CPU
+        for any number of threads. On CUDA, "xla" then raises, since XLA orders its sums itself.
       return_lse: also return the log-sum-exp of the scores.
 
     Returns:
@@ -239,7 +249,7 @@ def neighborhood_attention(
     arguments = read_arguments(
         query, key, value, window, scale, additional_keys, additional_values, relative_position_bias
     )
-    out, lse = _run(arguments, implementation, precision, plan)
+    out, lse = _run(arguments, implementation, precision, plan, deterministic)
     return (out, lse) if return_lse else out
 
 
@@ -260,6 +270,7 @@ def na1d(
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
     plan: CudaPlan | None = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """1-D neighborhood attention over [..., length, heads, head_dim]: see
@@ -284,6 +295,7 @@ def na1d(
         implementation=implementation,
         precision=precision,
         plan=plan,
+        deterministic=deterministic,
         return_lse=return_lse,
     )
 
@@ -305,6 +317,7 @@ def na2d(
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
     plan: CudaPlan | None = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """2-D neighborhood attention over [..., height, width, heads, head_dim]: see
@@ -329,6 +342,7 @@ def na2d(
         implementation=implementation,
         precision=precision,
         plan=plan,
+        deterministic=deterministic,
         return_lse=return_lse,
     )
 
@@ -350,6 +364,7 @@ def na3d(
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
     plan: CudaPlan | None = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """3-D neighborhood attention over [..., depth, height, width, heads, head_dim]: see
@@ -374,5 +389,6 @@ def na3d(
         implementation=implementation,
         precision=precision,
         plan=plan,
+        deterministic=deterministic,
         return_lse=return_lse,
     )

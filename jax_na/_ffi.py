@@ -180,17 +180,21 @@ class Options:
     """What a caller leaves to the kernels, or insists on."""
 
     precision: jax.lax.Precision | None = None
+    # Whether gradients have to have the same bits in every run. All else has them in any case.
+    deterministic: bool = False
     # The numbers of the plan of the fused forward pass on CUDA, or a single one for the best.
     plan: tuple[int, ...] = (0,)
 
     def attributes(self, platform: str, implementation: str, kind: str) -> dict[str, Any]:
         """The attributes of the custom calls that say so."""
-        if platform == "cpu":
+        if platform == "cpu":  # exact and deterministic
             return {}
         highest = self.precision not in (None, jax.lax.Precision.DEFAULT)
         found: dict[str, Any] = {"precision": np.int64(highest)}
         if kind == "forward" and implementation == "fused":
             found["plan"] = np.array(self.plan, np.int64)
+        if kind == "backward":
+            found["deterministic"] = np.int64(self.deterministic)
         return found
 
 
@@ -231,17 +235,28 @@ def _call(geometry, platform, implementation, kind, options, results, *operands)
     """The results of a custom call, without its scratch space."""
     count = len(results)
     if platform == "cuda" and (kind == "backward" or implementation == "gemm"):
-        results = (*results, _workspace(geometry, implementation, kind, *operands[:6]))
+        size = _workspace_size(geometry, implementation, kind, options, *operands[:6])
+        workspace = result_like(operands[0], (size,), jnp.dtype(jnp.uint8), alike=0)
+        results = (*results, workspace)
     call = jax.ffi.ffi_call(TARGETS[platform, implementation] + f"_{kind}", results)
     attributes = options.attributes(platform, implementation, kind)
     found = call(*operands, **geometry.attributes(), **attributes)
     return tuple(found[:count])
 
 
-def _workspace(
-    geometry: Geometry, implementation: str, kind: str, query, key, value, additional_keys, _, bias
-):
-    """The type of the scratch space of a CUDA call."""
+def _workspace_size(
+    geometry: Geometry,
+    implementation: str,
+    kind: str,
+    options: Options,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    additional_keys: jax.Array,
+    _: jax.Array,
+    bias: jax.Array,
+) -> int:
+    """Bytes of scratch space of a CUDA call."""
     problem = geometry.problem(
         query.shape[0],
         query.shape[-2],
@@ -252,14 +267,12 @@ def _workspace(
         bias.shape[0],
     )
     if implementation == "naive":
-        size = _core.cuda_naive_backward_workspace(problem, query.dtype == jnp.float64)
-    elif implementation == "gemm" and kind == "forward":
-        size = _core.cuda_gemm_forward_workspace(problem)
-    elif implementation == "gemm":
-        size = _core.cuda_gemm_backward_workspace(problem)
-    else:
-        size = _core.cuda_fused_backward_workspace(problem)
-    return result_like(query, (size,), jnp.dtype(jnp.uint8), alike=0)
+        return _core.cuda_naive_backward_workspace(problem, query.dtype == jnp.float64)
+    if implementation == "gemm" and kind == "forward":
+        return _core.cuda_gemm_forward_workspace(problem)
+    if implementation == "gemm":
+        return _core.cuda_gemm_backward_workspace(problem)
+    return _core.cuda_fused_backward_workspace(problem, options.deterministic)
 
 
 def unfused_results(geometry: Geometry, kind: str, group: int, *operands: jax.Array):
