@@ -67,3 +67,4 @@ def test_naive_kernels(programs, program):
 
 def test_hopper_kernels(programs):
     assert len(run(programs["hopper_test"])) > 30
+    assert len(run(programs["hopper_test"], "--random", 32, 0)) > 20

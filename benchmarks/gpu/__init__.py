@@ -8,4 +8,6 @@
 
 Each writes a JSON file as it goes; `python -m benchmarks.gpu.pages` makes docs/gpu-numbers.md and
 its plots of these files. All of them take --quick, which tries the logic on any machine.
+
+`python -m benchmarks.gpu.hopper_costs` measures plans, and fits the prices of the planner to them.
 """

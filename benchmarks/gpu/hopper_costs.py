@@ -1,7 +1,7 @@
 """Measures plans of the Hopper forward kernel, and fits the prices of its planner to them.
 
-    python -m benchmarks.hopper_costs measure FILE [--seconds 240]   on a GPU of capability 9.0
-    python -m benchmarks.hopper_costs fit FILE                       anywhere
+    python -m benchmarks.gpu.hopper_costs measure FILE [--seconds 240]   on a GPU of capability 9.0
+    python -m benchmarks.gpu.hopper_costs fit FILE                       anywhere
 
 `measure` times good and bad plans of many problems, in turn. `fit` prints the prices of
 cuda/hopper/cost.cc that suit them best, how far predictions with the prices of today and with the
