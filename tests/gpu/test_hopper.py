@@ -1,4 +1,4 @@
-"""The Hopper forward kernel by two plans, held to float64, to itself and to the kernels of warps."""
+"""The Hopper forward kernel by two plans: held to float64, itself and the kernels of warps."""
 
 import dataclasses
 
