@@ -46,8 +46,7 @@ class DenseAttention:
         heads, features = query.shape[-2:]
         flat = (query.shape[0], math.prod(query.shape[1:-2]), heads, features)
         q, k, v = (x.astype(dtype).reshape(flat) for x in (query, key, value))
-        # cuDNN has no backward pass for an odd number of tokens.
-        implementation: Any = "xla" if flat[1] % 2 else self.implementation
+        implementation: Any = self.implementation
         out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
         return out.reshape(*query.shape[:-1], value.shape[-1])
 

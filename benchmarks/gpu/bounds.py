@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -35,6 +36,26 @@ def work(shape: Shape, which: str) -> dict[str, float]:
         **sizes,
     )
     return {"gflop": flops / 1e9, "gbyte": moved / 1e9}
+
+
+def forward_traffic(shape: Shape, variant: str) -> dict[str, float]:
+    """Useful operations of a forward pass in GFLOP, and those per byte that has to go through
+    memory as the implementation is made: "gemm" also writes float32 scores, reads them, and writes
+    and reads weights; "dense" attends to all tokens.
+    """
+    found = work(shape, "forward")
+    moved = 1e9 * found["gbyte"]
+    if variant == "gemm":
+        rows = shape.batch * shape.tokens * shape.heads
+        moved += rows * math.prod(shape.window) * (2 * 4 + 2 * shape.itemsize)
+    if variant == "dense":
+        pairs = shape.batch * shape.heads * shape.tokens**2
+        causal = len(shape.spatial) == 1 and shape.causal[0]
+        found["gflop"] = 4 * pairs * shape.head_dim / 1e9 / (2 if causal else 1)
+    return {
+        "gflop": round(found["gflop"], 4),
+        "intensity": round(1e9 * found["gflop"] / moved, 2),
+    }
 
 
 def problem_of(shape: Shape) -> Any:
