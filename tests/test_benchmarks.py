@@ -121,7 +121,21 @@ def test_compare_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert text.endswith("<!-- end compare -->\nBelow.\n")
     assert "old" not in text
     assert "(tiled)" in text  # the other order was faster and wrong
-    assert record.path.with_suffix(".png").exists()
+    assert len(list(tmp_path.glob("compare-*.png"))) == 1
+
+
+def test_parts_of_reports(tmp_path: Path):
+    def write(name: str, time: str, **more: object) -> None:
+        about = {"kind": "paper", "device": "GPU", "driver": "", "date": "2026-01-01", "commit": ""}
+        report = {**about, "library": name, "versions": {}, "time": time, **more}
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+
+    write("old", "10:00", rows=[{"rank": 1, "x": 0}, {"rank": 2, "x": 0}])
+    write("new", "11:00", rows=[{"rank": 2, "x": 1}])
+    write("tried", "12:00", quick=True, rows=[{"rank": 1, "x": 2}])
+    found = pages.newest(tmp_path)["paper"]["GPU"]
+    assert [(row["rank"], row["x"]) for row in found["rows"]] == [(1, 0), (2, 1)]
+    assert len(found["heads"]) == 2
 
 
 def test_flex_is_asked_for_the_same_problem():

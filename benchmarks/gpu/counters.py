@@ -198,7 +198,7 @@ def main() -> None:
             run_in_jax(shape, options.variants.split(","))
         return
     metrics = known_metrics(options.ncu)
-    record = Record("counters", options.output, metrics=metrics)
+    record = Record("counters", options.output, options.only.replace(DEFAULT, ""), metrics=metrics)
     this = ["-m", "benchmarks.gpu.counters"]
     target = [sys.executable, *this, "--target", "jax", "--only", options.only]
     target += ["--variants", options.variants] + (["--quick"] if options.quick else [])

@@ -113,8 +113,8 @@ def main() -> None:
     on_gpu = prepare() == "gpu"
     implementations = ["naive", "gemm", "fused"] if on_gpu else ["fused"]
     ranks = [options.rank] if options.rank else [1, 2, 3]
-    name = "paper" if options.rank is None else f"paper-{options.rank}d"
-    record = Record(name, options.output, quick=options.quick)
+    part = f"{options.rank}d" if options.rank else ""
+    record = Record("paper", options.output, part, quick=options.quick)
     for rank in ranks:
         shapes = draw(rank, options.count)
         if options.quick:
