@@ -93,7 +93,7 @@ def test_visited_of_a_plan():
         "1x16x8, 12288 items of 61.5 tiles, 35 % of them masked"
     )
     flux = chosen("flux-4k", False)[0]
-    visited = bounds.visited_gflop(flux, plan)
+    visited = bounds.visited_gflop(flux, plan) or 0.0
     assert visited == pytest.approx(4 * 12288 * 61.5 * 128 * 128 * 128 / 1e9)
     assert 1 < visited / bounds.work(flux, "forward")["gflop"] < 1.5
     assert bounds.visited_gflop(flux, "warps: 9 clocks, warp 1x4x4") is None

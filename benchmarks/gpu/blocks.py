@@ -55,7 +55,8 @@ def make_dense(model: nnx.Module, implementation: str) -> nnx.Module:
     """The model with all its neighborhoods replaced."""
     for _, module in nnx.iter_modules(model):
         if isinstance(module, NeighborhoodAttention):
-            module.neighborhood = DenseAttention(module.neighborhood, implementation)
+            stand_in: Any = DenseAttention(module.neighborhood, implementation)
+            module.neighborhood = stand_in
     return model
 
 

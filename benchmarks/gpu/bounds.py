@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-import jax_na
 from benchmarks.gpu.inputs import in_jax
 from benchmarks.gpu.shapes import Shape
 from benchmarks.gpu.timing import Timed, in_turns
 from benchmarks.gpu.variants import compiled, window_of
+from jax_na import _core
 
 #: What cuda_fused_forward_choice says of a plan of the Hopper kernel.
 _HOPPER = re.compile(
@@ -61,7 +61,7 @@ def forward_traffic(shape: Shape, variant: str) -> dict[str, float]:
 def problem_of(shape: Shape) -> Any:
     """The problem as the planners take it."""
     lead = 3 - len(shape.spatial)
-    return jax_na._core.Problem.of(
+    return _core.Problem.of(
         shape.batch,
         shape.heads,
         shape.heads,
@@ -79,7 +79,7 @@ def problem_of(shape: Shape) -> Any:
 
 def forward_plan(shape: Shape) -> str:
     """Which kernel runs the fused forward pass on this GPU, and how it cuts the problem."""
-    choose = getattr(jax_na._core, "cuda_fused_forward_choice", None)
+    choose = getattr(_core, "cuda_fused_forward_choice", None)
     if choose is None or jax.default_backend() != "gpu":
         return ""
     return choose(problem_of(shape), shape.dtype).splitlines()[0]

@@ -79,9 +79,8 @@ def measure(record: Record, shapes: list[Shape], implementations: list[str], rou
         for dtype in ("float16", "float32")
     }
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        built = list(
-            pool.map(lambda one: _build(*one, sets[one[0].name, KINDS[one[2]][0]]), wanted)
-        )
+        inputs = [sets[shape.name, KINDS[kind][0]] for shape, _, kind in wanted]
+        built = list(pool.map(_build, *zip(*wanted, strict=True), inputs))
     for shape in shapes:
         mine = {
             f"{implementation} {kind}": one

@@ -36,11 +36,11 @@ def environment() -> dict[str, Any]:
     """The device, its driver, the date, and the versions of all that matters."""
     import jax
 
-    import jax_na
+    from jax_na import _core
 
     device = jax.devices()[0]
     query = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    library = pathlib.Path(jax_na._core.__file__ or "")
+    library = pathlib.Path(_core.__file__ or "")
     names = ("jax", "jaxlib", "flax", "numpy", "torch", "triton", "nvidia-cudnn-cu13")
     versions = {"python": platform.python_version()}
     for name in names:
@@ -54,7 +54,7 @@ def environment() -> dict[str, Any]:
         "driver": query.splitlines()[0] if query else "",
         "date": now.date().isoformat(),
         "time": now.time().isoformat("minutes"),
-        "commit": _commit(pathlib.Path(jax_na.__file__).parent) or "unknown",
+        "commit": _commit(library.parent) or "unknown",
         "library": hashlib.sha256(library.read_bytes()).hexdigest()[:12],
         "versions": versions,
     }
