@@ -183,11 +183,12 @@ class Options:
     # Whether gradients have to have the same bits in every run. All else has them in any case.
     deterministic: bool = False
 
-    def attributes(self, platform: str, kind: str) -> dict[str, np.int64]:
+    def attributes(self, platform: str, kind: str, dtype: jnp.dtype) -> dict[str, np.int64]:
         """The attributes of the custom calls that say so."""
         if platform == "cpu":  # exact and deterministic
             return {}
-        highest = self.precision not in (None, jax.lax.Precision.DEFAULT)
+        # Products of 16-bit numbers are exact in any case.
+        highest = dtype == jnp.float32 and self.precision not in (None, jax.lax.Precision.DEFAULT)
         found = {"precision": np.int64(highest)}
         if kind == "backward":
             found["deterministic"] = np.int64(self.deterministic)
@@ -235,7 +236,7 @@ def _call(geometry, platform, implementation, kind, options, results, *operands)
         workspace = result_like(operands[0], (size,), jnp.dtype(jnp.uint8), alike=0)
         results = (*results, workspace)
     call = jax.ffi.ffi_call(TARGETS[platform, implementation] + f"_{kind}", results)
-    found = call(*operands, **geometry.attributes(), **options.attributes(platform, kind))
+    found = call(*operands, **geometry.attributes(), **options.attributes(platform, kind, operands[0].dtype))
     return tuple(found[:count])
 
 

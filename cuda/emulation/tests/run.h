@@ -114,12 +114,14 @@ void run(const Implementation& implementation, const Case& of, const Kind<T>& ki
 
   // Kernels find the origins in a tensor.
   Array<int32_t> origins(2 * kMaxRank);
+  std::vector<int32_t> places(2 * kMaxRank);
   Problem unplaced = problem;
   for (int a = 0; a < kMaxRank; ++a) {
-    origins[a] = problem.axes[a].query_origin;
-    origins[kMaxRank + a] = problem.axes[a].key_origin;
+    places[a] = problem.axes[a].query_origin;
+    places[kMaxRank + a] = problem.axes[a].key_origin;
     unplaced.axes[a].query_origin = unplaced.axes[a].key_origin = 0;
   }
+  origins.fill(places);
   Array<T> out(queries * problem.value_dim);
   Array<Real> lse(queries);
   Forward forward{};
