@@ -2,7 +2,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 
 #include "cuda/additional_gradient.h"
@@ -23,61 +22,16 @@ int64_t delta_bytes(const Problem& problem) {
                static_cast<int64_t>(sizeof(float)));
 }
 
-struct ForwardChoice {
-  HopperChoice hopper;
-  Choice warps;  // of the kernels for every GPU
-  bool is_hopper = false;
-};
-
-// The prediction of a kernel of warps, on the scale of those of the Hopper kernels: on an H100
-// (2026-11-21) the times of plans that were measured are 0.9 to 1.6 of their predictions, and this
-// factor chooses right between the two kernels where both were measured.
-double hopper_clocks(const Choice& warps) {
-  return 1.5 * warps.clocks;
-}
-
-ForwardChoice choose_forward(const Problem& problem, Stored stored, Precision precision) {
-  ForwardChoice choice;
-  choice.hopper = choose_hopper(problem, stored);
-  choice.warps = choose(instances_of(Pass::kForward, stored), Pass::kForward, problem, precision);
-  choice.is_hopper =
-      choice.hopper.instance != nullptr &&
-      (choice.warps.instance == nullptr || choice.hopper.plan.clocks < hopper_clocks(choice.warps));
-  return choice;
-}
-
 }  // namespace
 
-std::string fused_forward(const Forward& arguments, cudaStream_t stream) {
-  const ForwardChoice choice =
-      choose_forward(arguments.problem, arguments.stored, arguments.precision);
-  if (choice.is_hopper) return launch_hopper(choice.hopper, arguments, stream);
-  return dispatch(instances_of(Pass::kForward, arguments.stored), Pass::kForward, arguments.problem,
-                  arguments.precision, &arguments, stream);
-}
-
-std::string explain_forward(const Problem& problem, Stored stored, Precision precision) {
-  const ForwardChoice choice = choose_forward(problem, stored, precision);
-  auto clocks = [](double count) { return std::to_string(std::llround(count)) + " clocks"; };
-  const std::string hopper =
-      choice.hopper.instance == nullptr
-          ? "sm_90a: " + choice.hopper.refusal
-          : "sm_90a: " + clocks(choice.hopper.plan.clocks) + ", " + str(choice.hopper.plan);
-  const std::string warps =
-      choice.warps.instance == nullptr
-          ? "warps: no kernel fits"
-          : "warps: " + clocks(hopper_clocks(choice.warps)) + ", " + str(choice.warps.sweep);
-  return choice.is_hopper ? hopper + "\n  rather than " + warps
-                          : warps + "\n  rather than " + hopper;
-}
-
-// First delta, then what one pass at a time needs.
-int64_t fused_backward_workspace(const Problem& problem, bool deterministic) {
+// First delta, then what one pass at a time needs. Every kernel here is deterministic.
+int64_t fused_backward_workspace(const Problem& problem, bool /* deterministic */) {
   const int64_t sums = problem.bias_batch > 0 ? bias_sums_bytes(problem) : 0;
   return delta_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
 }
 
-std::string fused_backward(const Backward& arguments, bool deterministic, cudaStream_t stream) {
+std::string fused_backward(const Backward& arguments, bool /* deterministic */,
+                           cudaStream_t stream) {
   const Problem& problem = arguments.problem;
   auto* delta = static_cast<float*>(arguments.workspace);
   void* rest = static_cast<char*>(arguments.workspace) + delta_bytes(problem);

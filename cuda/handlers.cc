@@ -4,8 +4,10 @@
 
 #include <string>
 
+#include "cuda/forward_choice.h"
 #include "cuda/gemm/gemm.h"
 #include "cuda/guarded.h"
+#include "cuda/initialize.h"
 #include "cuda/launch.h"
 #include "cuda/naive/naive.h"
 #include "ffi/arguments.h"
@@ -19,11 +21,6 @@ using ffi::AnyBuffer;
 using ffi::Error;
 using Result = ffi::Result<AnyBuffer>;
 using Entries = ffi::Span<const int64_t>;
-
-template <auto kLoad>
-Error initialize() {
-  return guarded(kLoad);
-}
 
 int64_t fused_workspace(const Problem& problem, Stored, bool deterministic) {
   return fused_backward_workspace(problem, deterministic);
@@ -85,6 +82,26 @@ Error forward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer val
   return run_forward({query, key, value, additional_keys, additional_values, bias, origins}, out,
                      lse, {length, window, stride, dilation, causal, boundary, scale}, precision,
                      [&](const Forward& arguments) { return kLaunch(arguments, stream); });
+}
+
+// The same by a plan, where there are its numbers and not a single one.
+Error fused_forward_by_plan(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer value,
+                            AnyBuffer additional_keys, AnyBuffer additional_values, AnyBuffer bias,
+                            AnyBuffer origins, Result out, Result lse, Entries length,
+                            Entries window, Entries stride, Entries dilation, Entries causal,
+                            Entries boundary, double scale, int64_t precision, Entries plan) {
+  ForwardPlan asked;
+  const bool planned = plan.size() != 1;
+  if (planned && !read_plan(plan.begin(), plan.size(), asked))
+    return Error::InvalidArgument("jax_na: plan should be 1 number or " +
+                                  std::to_string(kPlanNumbers) + ", but has " +
+                                  std::to_string(plan.size()));
+  return run_forward({query, key, value, additional_keys, additional_values, bias, origins}, out,
+                     lse, {length, window, stride, dilation, causal, boundary, scale}, precision,
+                     [&](const Forward& arguments) {
+                       return planned ? planned_forward(arguments, asked, stream)
+                                      : fused_forward(arguments, stream);
+                     });
 }
 
 // The same where the launch needs a workspace, which is one more result.
@@ -197,7 +214,13 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
       {xla::ffi::Traits::kCmdBufferCompatible})
 
 JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_fused_initialize, load_kernels);
-JAX_NA_DEFINE_FORWARD(jax_na_cuda_fused_forward, fused_forward);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_fused_forward, jax_na::cuda::fused_forward_by_plan,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
+                                  .JAX_NA_INPUTS.JAX_NA_RESULTS.JAX_NA_ATTRIBUTES
+                                  .Attr<int64_t>("precision")
+                                  .Attr<xla::ffi::Span<const int64_t>>("plan"),
+                              {xla::ffi::Traits::kCmdBufferCompatible});
 JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_workspace);
 
 JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_gemm_initialize, load_gemm_kernels);

@@ -65,10 +65,6 @@ std::string fused_forward(const Forward& arguments, cudaStream_t stream);
 std::string fused_backward(const Backward& arguments, bool deterministic, cudaStream_t stream);
 int64_t fused_backward_workspace(const Problem& problem, bool deterministic);
 
-// Which kernel fused_forward runs on the current device, how it cuts the problem, and what it is
-// preferred to.
-std::string explain_forward(const Problem& problem, Stored stored, Precision precision);
-
 // Loads every kernel of the library, so that no launch has to.
 std::string load_kernels();
 

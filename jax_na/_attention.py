@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -11,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_na import _ffi, _xla
+from jax_na import _core, _ffi, _xla
 from jax_na._arguments import Arguments, read_arguments, read_flag, read_precision, window_of
+from jax_na._cuda_plan import CudaPlan, check_plan
 from jax_na._implementations import candidates, kernels, require, require_order
 from jax_na._operation import Call, operation, refusing_forward_mode, vary_alike
 from jax_na._sharding import without_explicit_axes
@@ -116,13 +118,44 @@ def _pure(a: Arguments, precision: jax.lax.Precision | None) -> tuple[jax.Array,
     return out.reshape(*a.batch, *out.shape[1:]), lse.reshape(*a.batch, *lse.shape[1:])
 
 
+def _plan_numbers(
+    a: Arguments, implementation: str | Sequence[str] | None, plan: CudaPlan
+) -> tuple[int, ...]:
+    """Those of a plan that suits the problem, as a custom call reads it."""
+    if implementation not in (None, "fused"):
+        raise ValueError(
+            "plan is for the fused kernels: implementation should be None or 'fused', but got "
+            f"{implementation!r}"
+        )
+    head_dim, value_dim = a.query.shape[-1], a.value.shape[-1]
+    problem = _ffi.Geometry.of(a.window, a.spatial, a.scale).problem(
+        math.prod(a.batch),
+        a.query.shape[-2],
+        a.key.shape[-2],
+        head_dim,
+        value_dim,
+        0 if a.additional_keys is None else a.additional_keys.shape[-3],
+        0 if a.bias is None else 1,
+    )
+    fused = ("cuda", "fused") in kernels("fused", a.query.dtype, head_dim, value_dim)
+    if _core.has_cuda and not fused:
+        raise ValueError(
+            f"plan is for the fused kernels, which do not run {a.query.dtype} and head dimensions "
+            f"of {head_dim} and {value_dim} on CUDA devices"
+        )
+    return tuple(check_plan(plan, a.window, problem, a.query.dtype).numbers())
+
+
 def _run(
     a: Arguments,
     implementation: str | Sequence[str] | None,
     precision: Any,
+    plan: CudaPlan | None,
     deterministic: bool,
 ) -> tuple[jax.Array, jax.Array]:
     options = _ffi.Options(read_precision(precision), read_flag("deterministic", deterministic))
+    if plan is not None:
+        options = dataclasses.replace(options, plan=_plan_numbers(a, implementation, plan))
     refusals = []
     for name in candidates(implementation):
         try:
@@ -154,6 +187,7 @@ def neighborhood_attention(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    plan: CudaPlan | None = None,
     deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
@@ -191,6 +225,9 @@ def neighborhood_attention(
       precision: of the matrix products, as in ``jax.numpy.einsum``. Float32 on CUDA is multiplied
         in TF32 by default, and to float32's accuracy with anything above "default". The CPU kernels
         always compute in full float32 (float64 for float64).
+      plan: how the fused kernels cut the forward pass on CUDA devices, from :func:`cuda_plans` or
+        :func:`tune`; None for what is predicted to be the fastest. Other platforms and the backward
+        pass plan for themselves.
       deterministic: the same bits in every run of the same program, gradients included, where that
         takes other kernels than the fastest: the fused CUDA kernels otherwise add up the gradient
         of `relative_position_bias` in any order. All else is deterministic in any case, on the CPU
@@ -212,7 +249,7 @@ def neighborhood_attention(
     arguments = read_arguments(
         query, key, value, window, scale, additional_keys, additional_values, relative_position_bias
     )
-    out, lse = _run(arguments, implementation, precision, deterministic)
+    out, lse = _run(arguments, implementation, precision, plan, deterministic)
     return (out, lse) if return_lse else out
 
 
@@ -232,6 +269,7 @@ def na1d(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    plan: CudaPlan | None = None,
     deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
@@ -256,6 +294,7 @@ def na1d(
         relative_position_bias=relative_position_bias,
         implementation=implementation,
         precision=precision,
+        plan=plan,
         deterministic=deterministic,
         return_lse=return_lse,
     )
@@ -277,6 +316,7 @@ def na2d(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    plan: CudaPlan | None = None,
     deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
@@ -301,6 +341,7 @@ def na2d(
         relative_position_bias=relative_position_bias,
         implementation=implementation,
         precision=precision,
+        plan=plan,
         deterministic=deterministic,
         return_lse=return_lse,
     )
@@ -322,6 +363,7 @@ def na3d(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    plan: CudaPlan | None = None,
     deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
@@ -346,6 +388,7 @@ def na3d(
         relative_position_bias=relative_position_bias,
         implementation=implementation,
         precision=precision,
+        plan=plan,
         deterministic=deterministic,
         return_lse=return_lse,
     )

@@ -182,14 +182,20 @@ class Options:
     precision: jax.lax.Precision | None = None
     # Whether gradients have to have the same bits in every run. All else has them in any case.
     deterministic: bool = False
+    # The numbers of the plan of the fused forward pass on CUDA, or a single one for the best.
+    plan: tuple[int, ...] = (0,)
 
-    def attributes(self, platform: str, kind: str, dtype: jnp.dtype) -> dict[str, np.int64]:
+    def attributes(
+        self, platform: str, implementation: str, kind: str, dtype: jnp.dtype
+    ) -> dict[str, Any]:
         """The attributes of the custom calls that say so."""
         if platform == "cpu":  # exact and deterministic
             return {}
         # Products of 16-bit numbers are exact in any case.
         highest = dtype == jnp.float32 and self.precision not in (None, jax.lax.Precision.DEFAULT)
-        found = {"precision": np.int64(highest)}
+        found: dict[str, Any] = {"precision": np.int64(highest)}
+        if kind == "forward" and implementation == "fused":
+            found["plan"] = np.array(self.plan, np.int64)
         if kind == "backward":
             found["deterministic"] = np.int64(self.deterministic)
         return found
@@ -236,7 +242,8 @@ def _call(geometry, platform, implementation, kind, options, results, *operands)
         workspace = result_like(operands[0], (size,), jnp.dtype(jnp.uint8), alike=0)
         results = (*results, workspace)
     call = jax.ffi.ffi_call(TARGETS[platform, implementation] + f"_{kind}", results)
-    found = call(*operands, **geometry.attributes(), **options.attributes(platform, kind, operands[0].dtype))
+    attributes = options.attributes(platform, implementation, kind, operands[0].dtype)
+    found = call(*operands, **geometry.attributes(), **attributes)
     return tuple(found[:count])
 
 

@@ -115,7 +115,8 @@ __global__ void __launch_bounds__(32 * kWarps)
     replace<T, 2>({scores + row * rows.slots, dweights + row * rows.slots}, rows.slots, lane,
                   visible, [&](float (&value)[2]) {
                     // It is 1 at most, whatever the rounding of large scores.
-                    const float weight = ptx::exp2(fminf(fmaf(value[0], kLog2E, -log_sum), 0.f));
+                    const float exponent = fmaf(value[0], kLog2E, -log_sum);
+                    const float weight = ptx::exp2(exponent > 0.f ? 0.f : exponent);
                     value[0] = weight;
                     value[1] = weight * (value[1] - of_row);
                   });

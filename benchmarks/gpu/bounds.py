@@ -1,0 +1,106 @@
+"""What a pass costs at least, what the kernels visit for it, and how fast the device is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jax_na
+from benchmarks.gpu.inputs import in_jax
+from benchmarks.gpu.shapes import Shape
+from benchmarks.gpu.timing import Timed, in_turns
+from benchmarks.gpu.variants import compiled, window_of
+
+#: What cuda_fused_forward_choice says of a plan of the Hopper kernel.
+_HOPPER = re.compile(
+    r"queries (\d+)x(\d+)x(\d+) for each of (\d+)x(\d+)x(\d+) warpgroups.*keys (\d+)x(\d+)x(\d+), "
+    r"(\d+) items of ([\d.]+) tiles"
+)
+_WARPGROUP_ROWS = 64
+
+
+def work(shape: Shape, which: str) -> dict[str, float]:
+    """Useful floating-point operations of a pass, in GFLOP, and the bytes it must move, in GB."""
+    window, backward = window_of(shape), which == "backward"
+    sizes: dict[str, Any] = {"batch": shape.batch, "heads": shape.heads}
+    flops = window.flops(shape.spatial, head_dim=shape.head_dim, backward=backward, **sizes)
+    moved = window.bytes(
+        shape.spatial,
+        head_dim=shape.head_dim,
+        itemsize=shape.itemsize,
+        backward=backward,
+        **sizes,
+    )
+    return {"gflop": flops / 1e9, "gbyte": moved / 1e9}
+
+
+def problem_of(shape: Shape) -> Any:
+    """The problem as the planners take it."""
+    lead = 3 - len(shape.spatial)
+    return jax_na._core.Problem.of(
+        shape.batch,
+        shape.heads,
+        shape.heads,
+        shape.head_dim,
+        shape.head_dim,
+        0,
+        (1,) * lead + shape.spatial,
+        (1,) * lead + shape.window,
+        (1,) * lead + shape.stride,
+        (1,) * lead + shape.dilation,
+        (False,) * lead + shape.causal,
+        ("shift",) * 3,
+    )
+
+
+def forward_plan(shape: Shape) -> str:
+    """Which kernel runs the fused forward pass on this GPU, and how it cuts the problem."""
+    choose = getattr(jax_na._core, "cuda_fused_forward_choice", None)
+    if choose is None or jax.default_backend() != "gpu":
+        return ""
+    return choose(problem_of(shape), shape.dtype).splitlines()[0]
+
+
+def visited_gflop(shape: Shape, plan: str) -> float | None:
+    """Operations on whole tiles that a forward plan makes; None where it does not say."""
+    found = _HOPPER.search(plan)
+    if found is None:
+        return None
+    *sizes, tiles = found.groups()
+    numbers = [int(size) for size in sizes]
+    warpgroups = numbers[3] * numbers[4] * numbers[5]
+    keys, items = numbers[6] * numbers[7] * numbers[8], numbers[9]
+    pairs = items * float(tiles) * _WARPGROUP_ROWS * warpgroups * keys
+    return 4 * pairs * shape.head_dim / 1e9
+
+
+def ceilings(quick: bool) -> dict[str, float]:
+    """TFLOP/s of a large matrix product in bfloat16 and in float32 as JAX multiplies it by default,
+    and GB/s of a copy, read and written.
+    """
+    side, length = (256, 2**16) if quick else (8192, 2**29)
+    timed = {}
+    for dtype in ("bfloat16", "float32"):
+        left, right = (in_jax(name, 0, (side, side), dtype) for name in ("query", "key"))
+        timed[dtype] = Timed(compiled(jnp.matmul, left, right))
+    source = in_jax("value", 0, (length,), "bfloat16")
+    timed["copy"] = Timed(compiled(jnp.negative, source))
+    for one in timed.values():
+        jax.block_until_ready(one.dispatch())
+    best = {name: min(samples) / 1e3 for name, samples in in_turns(timed, 3).items()}
+    return {
+        "bfloat16_tflops": round(2 * side**3 / best["bfloat16"] / 1e12, 1),
+        "float32_tflops": round(2 * side**3 / best["float32"] / 1e12, 1),
+        "memory_gbs": round(2 * 2 * length / best["copy"] / 1e9, 1),
+    }
+
+
+def bound_ms(found: dict[str, float], dtype: str, ceiling: dict[str, float]) -> float:
+    """Milliseconds that no implementation can beat: useful operations at the rate of a matrix
+    product, or the bytes at that of a copy.
+    """
+    rate = ceiling["float32_tflops" if dtype == "float32" else "bfloat16_tflops"]
+    return max(found["gflop"] / rate, 1e3 * found["gbyte"] / ceiling["memory_gbs"])
