@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -47,6 +48,13 @@ class Kernels:
     def tolerance(self) -> float:
         """Of results in the most exact type."""
         return 5e-5 if self.on_tensor_cores else 1e-10
+
+    @property
+    def largest_factor(self) -> float:
+        """Of scores. The fused kernels subtract a rounded maximum from exact products: a score of
+        1e9 may exceed it by 100, and exp2 of the difference leaves float32 soon after.
+        """
+        return 1e4 if self.on_tensor_cores else math.inf
 
     @property
     def keep_nan_apart(self) -> bool:

@@ -225,6 +225,8 @@ def test_no_result_is_left_as_it_was_allocated(kernels):
 )
 def test_huge_scores_pick_the_largest_and_gradients_stay_finite(kernels, dtype, factor):
     need(kernels, dtype)
+    if factor > kernels.largest_factor:
+        pytest.skip(f"{kernels} compute with scores of about {kernels.largest_factor:g} at most")
     with jax.enable_x64(dtype == "float64"):
         for geometry in GEOMETRIES[::3]:
             operands = operands_of(kernels, geometry, dtype)

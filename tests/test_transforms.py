@@ -36,7 +36,9 @@ def loss_of(kernels):
 
 def close(actual, expected):
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(e), rtol=2e-5, atol=2e-5)
+        # On a GPU the size of a batch may decide how sums are cut.
+        near = 2e-5 if jax.default_backend() == "cpu" else 1e-4
+        np.testing.assert_allclose(np.asarray(a), np.asarray(e), rtol=near, atol=near)
 
 
 @pytest.mark.parametrize("axes", [(0, None, None), (0, 0, 0), (None, 0, None), (0, None, 0)])

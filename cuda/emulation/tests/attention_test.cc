@@ -118,6 +118,10 @@ std::vector<const std::vector<cuda::Instance>*> single_instances(Pass pass, Stor
 template <typename T>
 void run_instances(const Kind<T>& kind) {
   cudaSetDevice(0);
+  for (Pass pass : {Pass::kForward, Pass::kQueryGradient, Pass::kKeyGradient}) {
+    const std::string wrong = cuda::load(cuda::instances_of(pass, kind.stored));
+    if (!wrong.empty()) return fail_case(kind.name, wrong);
+  }
   const auto forwards = single_instances(Pass::kForward, kind.stored);
   const auto query_gradients = single_instances(Pass::kQueryGradient, kind.stored);
   const auto key_gradients = single_instances(Pass::kKeyGradient, kind.stored);
@@ -158,12 +162,14 @@ void run_instances(const Kind<T>& kind) {
 
 int main(int count, char** arguments) {
   using namespace jax_na::emulation;
+  const std::string mode = count > 1 ? arguments[1] : "";
+  // Those of one architecture are no instances: --instances runs where only PTX is loaded, too.
   for (int device = 0; device < static_cast<int>(std::size(kDevices)); ++device) {
+    if (mode == "--instances") break;
     cudaSetDevice(device);
     const std::string wrong = jax_na::cuda::load_kernels();
     if (!wrong.empty()) fail_case("loading the kernels", wrong);
   }
-  const std::string mode = count > 1 ? arguments[1] : "";
   if (mode == "--random" && count == 4) {
     run_random_cases(std::atoi(arguments[2]), std::atoi(arguments[3]));
   } else if (mode == "--orders") {
