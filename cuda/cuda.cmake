@@ -69,9 +69,10 @@ set(architectures "SHELL:-gencode arch=compute_90a,code=sm_90a")
 jax_na_cuda_kernels(hopper_bfloat16 cuda/hopper/instances.cu JAX_NA_ELEMENT=__nv_bfloat16)
 jax_na_cuda_kernels(hopper_float16 cuda/hopper/instances.cu JAX_NA_ELEMENT=__half)
 
-target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/plan.cc
+target_sources(_core PRIVATE cuda/device.cc cuda/dispatch.cc cuda/forward_choice.cc
+  cuda/fused.cc cuda/handlers.cc cuda/plan.cc
   cuda/gemm/gemm.cc
-  cuda/hopper/forward.cc cuda/hopper/maps.cc cuda/hopper/plan.cc
+  cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/maps.cc cuda/hopper/plan.cc
   cuda/naive/naive.cc cuda/naive/handlers.cc ffi/unfused_arguments.cc)
 target_compile_definitions(_core PRIVATE JAX_NA_CUDA)
 target_include_directories(_core SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})

@@ -39,6 +39,7 @@ def test_shapes(shape: Shape):
 
 def test_chosen():
     assert [shape.name for shape in chosen("flux", False)] == ["flux-4k", "flux-4k-blocked"]
+    assert [shape.name for shape in chosen("flux-4k,volume", False)] == ["flux-4k", "volume-48"]
     with pytest.raises(SystemExit, match="--only nothing"):
         chosen("flux,nothing", False)
 

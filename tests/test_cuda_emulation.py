@@ -42,6 +42,11 @@ def test_features(programs, program):
         assert sum(kind in line for line in lines) >= 15
 
 
+def test_deterministic_gradients(programs):
+    """Where there is a bias, they come from other kernels."""
+    assert len(run(programs["attention_test"], "--deterministic")) > 4
+
+
 def test_every_instance(programs):
     """Every compiled kernel, whether or not the planner prefers it for small problems."""
     assert len(run(programs["attention_test"], "--instances")) > 40
@@ -62,3 +67,4 @@ def test_naive_kernels(programs, program):
 
 def test_hopper_kernels(programs):
     assert len(run(programs["hopper_test"])) > 30
+    assert len(run(programs["hopper_test"], "--random", 32, 0)) > 20

@@ -21,7 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from raw_calls import Specification, forward
+from raw_calls import forward
+from specification import Specification
 
 from jax_na import _ffi
 from jax_na._window import BOUNDARIES

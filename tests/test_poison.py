@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from raw_calls import NOWHERE, Specification, backward, bias_index, forward
+from raw_calls import NOWHERE, backward, forward
+from specification import Specification, bias_index
 
 from jax_na._ffi import Geometry, lse_dtype
 

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import Problem, make_inputs, problems
-from raw_calls import NOWHERE, Specification, backward, forward
+from raw_calls import NOWHERE, backward, forward
+from specification import Specification
 
 import jax_na
 from jax_na import _core

@@ -10,4 +10,6 @@
 Each writes a JSON file as it goes; `python -m benchmarks.gpu.pages` fills docs/numbers.md and
 docs/roofline.md from those in benchmarks/results. All of them take --quick, which tries the logic
 on any machine.
+
+`python -m benchmarks.gpu.hopper_costs` measures plans, and fits the prices of the planner to them.
 """

@@ -180,15 +180,14 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       bool stored = exists[r];
-      int64_t at = item.entry;
+      int64_t at = item.entry * arguments.lse_entry + item.head;
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a) {
         const int place = place_along(places[r], a);
         stored = stored && place < item.axis[a].queries;
-        at = at * problem.axes[a].query_count + item.axis[a].query +
-             place * problem.axes[a].dilation;
+        at += arguments.lse_steps[a] * (item.axis[a].query + place * problem.axes[a].dilation);
       }
-      if (stored) arguments.lse[at * problem.heads + item.head] = lse[r];
+      if (stored) arguments.lse[at] = lse[r];
     }
   };
 
@@ -220,10 +219,14 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
       }
       if (any) {
 #pragma unroll
-        for (int panel = 0; panel < Shape::kOutPanels; ++panel)
-          ptx::tma_store(&arguments.out, staged + panel * Shape::kOutPanelBytes,
-                         item.head * Shape::kHeadDim + panel * Shape::kOutElements, token[2],
-                         token[1], token[0], item.entry);
+        for (int panel = 0; panel < Shape::kOutPanels; ++panel) {
+          const int column = panel * Shape::kOutElements;
+          if (column >= problem.value_dim) break;
+          const MapPlace place(plan, Shape::kHeadDim, item.head, column, token[2], token[1],
+                               token[0], item.entry);
+          ptx::tma_store(&arguments.out, staged + panel * Shape::kOutPanelBytes, place.at[0],
+                         place.at[1], place.at[2], place.at[3], place.at[4]);
+        }
       }
       ptx::tma_store_commit();
     }

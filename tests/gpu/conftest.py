@@ -1,4 +1,7 @@
-"""Tests that need a CUDA device; ``pytest tests/gpu --report FILE`` writes what was measured."""
+"""Tests that need a CUDA device; ``pytest tests/gpu --report FILE`` writes what was measured.
+
+CONTRIBUTING.md says how to run them on many cores.
+"""
 
 import datetime
 import importlib.metadata
@@ -14,12 +17,21 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # problems.py, shared with the CPU tests
 
+RANDOM_PROBLEMS = 60
+
 _rows: list[dict] = []
 
 
 def pytest_addoption(parser):
     parser.addoption("--report", type=pathlib.Path, help="write every measured row to this file")
-    parser.addoption("--random", type=int, default=60, help="number of random problems")
+    parser.addoption("--random", type=int, help=f"number of random problems ({RANDOM_PROBLEMS})")
+
+
+def pytest_generate_tests(metafunc):
+    if "chunk" in metafunc.fixturenames:  # of the random problems, so that workers share them
+        count, size = metafunc.config.getoption("--random", None) or RANDOM_PROBLEMS, 20
+        chunks = [range(i, min(i + size, count)) for i in range(0, count, size)]
+        metafunc.parametrize("chunk", chunks, ids=[f"{c.start}-{c.stop - 1}" for c in chunks])
 
 
 def pytest_collection_modifyitems(config, items):

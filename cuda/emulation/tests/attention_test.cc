@@ -3,6 +3,7 @@
 //
 //   attention_test                      every case, in two element types
 //   attention_test NAME                 the cases whose names contain NAME, in every element type
+//   attention_test --deterministic      those with a bias, whose backward pass is then another
 //   attention_test --instances          every compiled fused kernel, whatever the planner prefers
 //   attention_test --random COUNT SEED  problems drawn at random
 #include <cuda_bf16.h>
@@ -27,9 +28,11 @@
 namespace jax_na::emulation {
 namespace {
 
-const Implementation kFused = {[](const Forward& f) { return cuda::fused_forward(f, nullptr); },
-                               [](const Backward& b) { return cuda::fused_backward(b, nullptr); },
-                               cuda::fused_backward_workspace};
+Implementation fused(bool deterministic) {
+  return {[](const Forward& f) { return cuda::fused_forward(f, nullptr); },
+          [=](const Backward& b) { return cuda::fused_backward(b, deterministic, nullptr); },
+          [=](const Problem& p) { return cuda::fused_backward_workspace(p, deterministic); }};
+}
 
 // Chooses a device, or device 0 where some fused kernel needs more shared memory than it has.
 void set_device(int device, const Problem& problem, Stored stored, Precision precision) {
@@ -41,10 +44,10 @@ void set_device(int device, const Problem& problem, Stored stored, Precision pre
 }
 
 template <typename T>
-void run_fused(int device, const Case& of, const Kind<T>& kind) {
+void run_fused(int device, const Case& of, const Kind<T>& kind, bool deterministic = false) {
   set_device(device % static_cast<int>(std::size(kDevices)), of.problem, kind.stored,
              kind.precision);
-  run(kFused, of, kind);
+  run(fused(deterministic), of, kind);
 }
 
 // Every case in one type of 16 bits and one of 32, or in all that there are where it was asked for
@@ -63,6 +66,19 @@ void run_cases(const std::string& part_of_name) {
       run_fused(device++, of, kFloat16);
       run_fused(device++, of, kFloat32);
     }
+  }
+}
+
+// Every type and every device in turn.
+void run_deterministic_cases() {
+  int number = 0;
+  for (const Case& of : cases()) {
+    if (of.problem.bias_batch == 0) continue;
+    const int turn = number++;
+    if (turn % 4 == 0) run_fused(turn / 4, of, kBFloat16, true);
+    if (turn % 4 == 1) run_fused(turn / 4, of, kFloat16, true);
+    if (turn % 4 == 2) run_fused(turn / 4, of, kFloat32, true);
+    if (turn % 4 == 3) run_fused(turn / 4, of, kHighest, true);
   }
 }
 
@@ -131,7 +147,7 @@ void run_instances(const Kind<T>& kind) {
             const std::string wrong = dispatch(query_gradient, Pass::kQueryGradient, b);
             return wrong.empty() ? dispatch(key_gradient, Pass::kKeyGradient, b) : wrong;
           },
-          cuda::fused_backward_workspace};
+          [](const Problem& p) { return cuda::fused_backward_workspace(p, false); }};
       for (const Case& of : cases_of_head_dim(head_dim)) run(one, of, kind);
     }
   }
@@ -150,6 +166,8 @@ int main(int count, char** arguments) {
   const std::string mode = count > 1 ? arguments[1] : "";
   if (mode == "--random" && count == 4) {
     run_random_cases(std::atoi(arguments[2]), std::atoi(arguments[3]));
+  } else if (mode == "--deterministic") {
+    run_deterministic_cases();
   } else if (mode == "--instances") {
     run_instances(kBFloat16);
     run_instances(kFloat16);
