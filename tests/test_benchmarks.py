@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import jax_na
+from jax_na import _core
+
 # Behind everything else: the package that is tested stays the installed one.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
@@ -89,15 +92,18 @@ def test_turns():
 
 
 def test_visited_of_a_plan():
-    plan = (
-        "sm_90a: 15266218 clocks, queries 1x8x8 for each of 1x2x1 warpgroups, boxes 1x16x32, keys "
-        "1x16x8, 12288 items of 61.5 tiles, 35 % of them masked"
-    )
     flux = chosen("flux-4k", False)[0]
-    visited = bounds.visited_gflop(flux, plan) or 0.0
-    assert visited == pytest.approx(4 * 12288 * 61.5 * 128 * 128 * 128 / 1e9)
-    assert 1 < visited / bounds.work(flux, "forward")["gflop"] < 1.5
-    assert bounds.visited_gflop(flux, "warps: 9 clocks, warp 1x4x4") is None
+    plan = jax_na.CudaPlan("hopper", (8, 8), (1, 2), (8, 16), (2, 1), items=10, tiles=50.0)
+    assert bounds.visited_gflop(flux, plan) == 4 * 2 * 50 * 128 * 128 * 128 / 1e9
+    assert bounds.visited_gflop(flux, jax_na.CudaPlan("warps")) is None
+
+
+@pytest.mark.skipif(not _core.has_cuda, reason="built without a CUDA compiler")
+def test_visited_of_the_plan_that_runs():
+    flux = chosen("flux-4k", False)[0]
+    plan = bounds.forward_plan(flux)
+    assert plan is not None
+    assert 1 < (bounds.visited_gflop(flux, plan) or 0) / bounds.work(flux, "forward")["gflop"] < 1.5
 
 
 def test_compare_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
