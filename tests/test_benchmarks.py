@@ -108,8 +108,7 @@ def test_visited_of_the_plan_that_runs():
 
 def test_compare_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     record = Record("compare", tmp_path, ceilings=CEILINGS)
-    for shape in QUICK[:2]:
-        compare.measure(record, shape, [], 1)
+    compare.measure(record, QUICK[0], [], 1)
     record.add(problem="before", variant="yardstick", ms=1.0, **{"pass": "forward"})
     for order, ms, wrong in (("row-major", 1e-9, True), ("tiled", 1e-6, False)):
         row = {"problem": QUICK[0].name, "variant": "flex", "order": order, "ms": ms}
@@ -119,13 +118,15 @@ def test_compare_and_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert all(isinstance(row["ms"], float) for row in rows)
     page = tmp_path / "docs" / "gpu-numbers.md"
     page.parent.mkdir()
-    page.write_text("Above.\n<!-- begin compare -->\nold\n<!-- end compare -->\nBelow.\n")
-    monkeypatch.setattr(pages, "DOCS", page.parent)
-    monkeypatch.setattr(pages, "PAGES", (page.name,))
+    marked = "<!-- begin summary -->\n<!-- end summary -->\n"
+    page.write_text(f"Above.\n<!-- begin compare -->\nold\n<!-- end compare -->\n{marked}Below.\n")
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(pages, "PAGES", ("docs/gpu-numbers.md",))
     pages.main(tmp_path)
     text = page.read_text()
     assert text.startswith("Above.\n<!-- begin compare -->\n")
-    assert text.endswith("<!-- end compare -->\nBelow.\n")
+    assert text.endswith("<!-- end summary -->\nBelow.\n")
+    assert text.count(f"| {QUICK[0].name} |") == 3
     assert "old" not in text
     assert "(tiled)" in text  # the other order was faster and wrong
     assert len(list(tmp_path.glob("compare-*.png"))) == 1
