@@ -1,6 +1,6 @@
 """Puts the newest reports into the documentation: python -m benchmarks.gpu.pages [FOLDER]
 
-Between `<!-- begin KIND -->` and `<!-- end KIND -->` of docs/numbers.md and docs/roofline.md
+Between `<!-- begin KIND -->` and `<!-- end KIND -->` of the README, numbers.md and roofline.md
 stand the tables and plots of that kind of report, for each device that there is a report of.
 Reports of parts count as one: of each problem, model or rank the newest rows are taken.
 """
@@ -8,6 +8,7 @@ Reports of parts count as one: of each problem, model or rank the newest rows ar
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import sys
@@ -17,8 +18,8 @@ from benchmarks.gpu.plots import PLOTS
 from benchmarks.gpu.record import RESULTS
 from benchmarks.gpu.tables import TABLES, head
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs"
-PAGES = ("numbers.md", "roofline.md")
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = ("README.md", "docs/numbers.md", "docs/roofline.md")
 #: What the rows of a kind are told apart by; all of them are of one report where it is not here.
 KEYS = {"compare": "problem", "paper": "rank", "models": "model", "counters": "problem"}
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
@@ -45,23 +46,25 @@ def newest(folder: pathlib.Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 def section(kind: str, report: dict[str, Any], folder: pathlib.Path, page: pathlib.Path) -> str:
     """What stands between the markers of a device; its plot is drawn into `folder`."""
+    if kind == "summary":
+        return TABLES[kind](report)
     parts = [*report["heads"], TABLES[kind](report)]
     if kind in PLOTS:
         words = "".join(c if c.isalnum() else " " for c in report["device"]).lower().split()
         plot = folder / f"{kind}-{'-'.join(words)}.png"
         PLOTS[kind](report, plot)
-        parts.append(f"![The same as a plot](../{plot.relative_to(page.parents[1])})")
+        parts.append(f"![The same as a plot]({os.path.relpath(plot, page.parent)})")
     return "\n\n".join(parts)
 
 
 def main(folder: pathlib.Path = RESULTS) -> None:
     found = newest(folder)
     for name in PAGES:
-        page = DOCS / name
+        page = ROOT / name
 
         def replaced(match: re.Match[str], page: pathlib.Path = page) -> str:
             begin, kind, end = match.groups()
-            reports = found.get(kind)
+            reports = found.get("compare" if kind == "summary" else kind)
             if not reports:
                 return match.group(0)
             said = [section(kind, reports[device], folder, page) for device in sorted(reports)]

@@ -89,7 +89,7 @@ def paper(report: Report, path: pathlib.Path) -> None:
             ax.set(yscale="log", title=f"{rank}-D, {said}")
             ax.legend(fontsize=7)
     for ax in panels[-1]:
-        ax.set_xlabel("% of the problems")
+        ax.set_xlabel("problems, %")
     for line in panels:
         line[0].set_ylabel("times as fast as naive")
     figure.savefig(path)
@@ -122,6 +122,8 @@ def roofline(report: Report, path: pathlib.Path) -> None:
     columns = min(2, len(problems))
     figure = _figure(6 * columns, 4.2 * -(-len(problems) // columns))
     panels: Any = figure.subplots(-(-len(problems) // columns), columns, squeeze=False)
+    for ax in panels.flat[len(problems) :]:
+        ax.set_visible(False)
     ceilings = report["ceilings"]
     x = np.geomspace(0.3, 3e4, 200)
     roof = np.minimum(ceilings["bfloat16_tflops"], x * ceilings["memory_gbs"] / 1e3)
@@ -129,7 +131,7 @@ def roofline(report: Report, path: pathlib.Path) -> None:
         ax.plot(x, roof, color="#22223b")
         for row in (row for row in rows if row["problem"] == problem):
             moved = row.get("dram_read", 0) + row.get("dram_written", 0)
-            reached = row["gflop"] / row["us"]
+            reached = 1e3 * row["gflop"] / row["us"]
             if not moved:
                 continue
             color = _color(row["variant"])

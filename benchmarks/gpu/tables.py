@@ -126,6 +126,26 @@ def compare(report: Report) -> str:
     return "\n\n".join(parts)
 
 
+def summary(report: Report) -> str:
+    """Our default and the best of the others, both passes, in a short table."""
+    lines = []
+    for problem in unique((r for r in report["rows"] if "gflop" in r), "problem"):
+        line = [problem]
+        for which in ("forward", "backward"):
+            rows = [
+                row
+                for row in report["rows"]
+                if row["problem"] == problem and row.get("pass", which) == which
+            ]
+            own = next((row for row in rows if row["variant"] == "fused" and row["ms"]), None)
+            best = others(rows, natten(report["device"], problem, which))
+            line += [number(own["ms"]) if own else "", number(best)]
+            line.append(f"{number(best / own['ms'])}" if own and best else "")
+        lines.append(line)
+    columns = ["forward, ms", "others", "factor", "backward, ms", "others", "factor"]
+    return f"{report['device']}, {report['date']}:\n\n" + table(["", *columns], lines)
+
+
 def unique_of(names: list[str]) -> list[str]:
     """Without repetitions."""
     return list(dict.fromkeys(names))
@@ -241,7 +261,7 @@ def counters(report: Report) -> str:
                 *percent,
             ]
         )
-    columns = ["problem", "", "us", "GFLOP/s", "FLOP per byte", "computed", "MB of memory"]
+    columns = ["problem", "", "us", "TFLOP/s", "FLOP per byte", "computed", "MB of memory"]
     columns += ["of L2", "of L1", "memory", "L2", "L1", "tensor cores", "occupancy"]
     return table(columns, lines)
 
@@ -262,4 +282,5 @@ TABLES: dict[str, Callable[[Report], str]] = {
     "models": models,
     "counters": counters,
     "context": context,
+    "summary": summary,
 }
