@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-import jax_na
 from benchmarks.gpu.inputs import in_jax
 from benchmarks.gpu.shapes import Shape
 from benchmarks.gpu.timing import Timed, in_turns
 from benchmarks.gpu.variants import compiled, window_of
+from jax_na import _core
 
 #: What cuda_fused_forward_choice says of a plan of the Hopper kernel.
 _HOPPER = re.compile(
@@ -37,10 +38,30 @@ def work(shape: Shape, which: str) -> dict[str, float]:
     return {"gflop": flops / 1e9, "gbyte": moved / 1e9}
 
 
+def forward_traffic(shape: Shape, variant: str) -> dict[str, float]:
+    """Useful operations of a forward pass in GFLOP, and those per byte that has to go through
+    memory as the implementation is made: "gemm" also writes float32 scores, reads them, and writes
+    and reads weights; "dense" attends to all tokens.
+    """
+    found = work(shape, "forward")
+    moved = 1e9 * found["gbyte"]
+    if variant == "gemm":
+        rows = shape.batch * shape.tokens * shape.heads
+        moved += rows * math.prod(shape.window) * (2 * 4 + 2 * shape.itemsize)
+    if variant == "dense":
+        pairs = shape.batch * shape.heads * shape.tokens**2
+        causal = len(shape.spatial) == 1 and shape.causal[0]
+        found["gflop"] = 4 * pairs * shape.head_dim / 1e9 / (2 if causal else 1)
+    return {
+        "gflop": round(found["gflop"], 4),
+        "intensity": round(1e9 * found["gflop"] / moved, 2),
+    }
+
+
 def problem_of(shape: Shape) -> Any:
     """The problem as the planners take it."""
     lead = 3 - len(shape.spatial)
-    return jax_na._core.Problem.of(
+    return _core.Problem.of(
         shape.batch,
         shape.heads,
         shape.heads,
@@ -58,7 +79,7 @@ def problem_of(shape: Shape) -> Any:
 
 def forward_plan(shape: Shape) -> str:
     """Which kernel runs the fused forward pass on this GPU, and how it cuts the problem."""
-    choose = getattr(jax_na._core, "cuda_fused_forward_choice", None)
+    choose = getattr(_core, "cuda_fused_forward_choice", None)
     if choose is None or jax.default_backend() != "gpu":
         return ""
     return choose(problem_of(shape), shape.dtype).splitlines()[0]

@@ -77,7 +77,9 @@ def main() -> None:
     shapes = chosen(options.only, options.quick)
     only = [name for name in options.variants.split(",") if name]
     start = time.monotonic()
-    record = Record("compare", options.output, quick=options.quick)
+    record = Record(
+        "compare", options.output, f"{options.only} {options.variants}", quick=options.quick
+    )
     flex = None
     if not options.skip_torch:
         if on_gpu:

@@ -53,7 +53,7 @@ def program(shape: Shape, name: str, which: str, on_gpu: bool) -> Any:
     given = [jax.ShapeDtypeStruct(full, shape.dtype)] * count
     step = jax.jit(attend if which == "forward" else functools.partial(_both, attend))
     # Tuning a product would allocate it.
-    options = {"xla_gpu_autotune_level": 0} if on_gpu else {}
+    options: Any = {"xla_gpu_autotune_level": 0} if on_gpu else {}
     return step.lower(*given).compile(compiler_options=options)
 
 

@@ -198,22 +198,34 @@ def main() -> None:
             run_in_jax(shape, options.variants.split(","))
         return
     metrics = known_metrics(options.ncu)
-    record = Record("counters", options.output, metrics=metrics)
+    record = Record("counters", options.output, options.only.replace(DEFAULT, ""), metrics=metrics)
     this = ["-m", "benchmarks.gpu.counters"]
     target = [sys.executable, *this, "--target", "jax", "--only", options.only]
     target += ["--variants", options.variants] + (["--quick"] if options.quick else [])
-    for row in profiled(target, options.ncu, metrics, options.seconds):
-        record.add(**row)
-    if options.skip_torch:
-        return
+    rows = profiled(target, options.ncu, metrics, options.seconds)
+    # Only now may JAX take the device in this process.
+    from benchmarks.gpu.bounds import ceilings, forward_traffic
+    from benchmarks.gpu.device import prepare
     from benchmarks.gpu.flex_process import request
 
+    prepare(memory_fraction=0.5)
+    record.note(ceilings=ceilings(options.quick))
+    named = {shape.name: shape for shape in shapes}
+
+    def add(row: dict[str, Any]) -> None:
+        known = named.get(row.get("problem", ""))
+        record.add(**row, **(forward_traffic(known, row["variant"]) if known else {}))
+
+    for row in rows:
+        add(row)
+    if options.skip_torch:
+        return
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "requests.json"
         file.write_text(json.dumps([request(shape, folder, 1) for shape in shapes]))
         target = [options.torch_python, *this, "--target", str(file)]
         for row in profiled(target, options.ncu, metrics, options.seconds):
-            record.add(**row)
+            add(row)
 
 
 if __name__ == "__main__":

@@ -79,9 +79,8 @@ def measure(record: Record, shapes: list[Shape], implementations: list[str], rou
         for dtype in ("float16", "float32")
     }
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        built = list(
-            pool.map(lambda one: _build(*one, sets[one[0].name, KINDS[one[2]][0]]), wanted)
-        )
+        inputs = [sets[shape.name, KINDS[kind][0]] for shape, _, kind in wanted]
+        built = list(pool.map(_build, *zip(*wanted, strict=True), inputs))
     for shape in shapes:
         mine = {
             f"{implementation} {kind}": one
@@ -113,8 +112,8 @@ def main() -> None:
     on_gpu = prepare() == "gpu"
     implementations = ["naive", "gemm", "fused"] if on_gpu else ["fused"]
     ranks = [options.rank] if options.rank else [1, 2, 3]
-    name = "paper" if options.rank is None else f"paper-{options.rank}d"
-    record = Record(name, options.output, quick=options.quick)
+    part = f"{options.rank}d" if options.rank else ""
+    record = Record("paper", options.output, part, quick=options.quick)
     for rank in ranks:
         shapes = draw(rank, options.count)
         if options.quick:
