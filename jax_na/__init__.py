@@ -8,6 +8,7 @@ from jax_na._export import export_safety_checks
 from jax_na._implementations import Implementation, implementations
 from jax_na._merge import merge
 from jax_na._plan import Plan, plan
+from jax_na._tune import Measurement, Tuning, tune
 from jax_na._unfused import na_av, na_qk
 from jax_na._window import Window
 
@@ -18,7 +19,9 @@ __all__ = [
     "CudaPlan",
     "CudaPlans",
     "Implementation",
+    "Measurement",
     "Plan",
+    "Tuning",
     "Window",
     "cuda_plans",
     "export_safety_checks",
@@ -31,4 +34,5 @@ __all__ = [
     "na_qk",
     "neighborhood_attention",
     "plan",
+    "tune",
 ]

@@ -42,9 +42,8 @@ def test_features(programs, program):
         assert sum(kind in line for line in lines) >= 15
 
 
-def test_deterministic_gradients(programs):
-    """Where there is a bias, they come from other kernels."""
-    assert len(run(programs["attention_test"], "--deterministic")) > 4
+def test_order_of_warps_does_not_matter(programs):
+    assert len(run(programs["attention_test"], "--orders")) > 8
 
 
 def test_every_instance(programs):
@@ -72,8 +71,4 @@ def test_hopper_kernels(programs, program):
     if program == "hopper_test":
         for features in (32, 64):  # with two CTAs on a multiprocessor
             assert any(f"{features} and {features} features, 2 CTAs" in line for line in lines)
-
-
-@pytest.mark.parametrize("program", ["hopper_test", "hopper_backward_test"])
-def test_random_problems_on_hopper(programs, program):
     assert len(run(programs[program], "--random", 40, 100)) > 30
