@@ -23,11 +23,16 @@ namespace jax_na::cuda {
 constexpr int kTurnBarrier = 1;  // and following, one for each warpgroup
 constexpr int kOwnBarrier = kTurnBarrier + kMostWarpgroups;
 
+// A consumer but for its numbers. Those are arrays, whose elements become registers when all loops
+// are unrolled; what is in one struct with them would become registers no sooner, too late for
+// the compiler to find out that all lanes of a warp agree on it.
 template <typename Shape>
 struct HopperConsumer {
   using T = typename Shape::Element;
-  static constexpr int kSteps = Shape::kBlock / 16;
   static constexpr int kScores = Shape::kBlock / 2;  // of a lane
+  using Scores = float[kScores];
+  using Out = float[Shape::kHeadDim / 2];
+  using Weights = uint32_t[Shape::kBlock / 16][4];
 
   const HopperArguments& arguments;
   HopperControl<Shape>& control;
@@ -35,7 +40,6 @@ struct HopperConsumer {
   const int warpgroup;
   const int thread, warp, lane;
   const int row;  // and the one 8 rows on
-  const bool exists[2];
   // exp2(factor * score); where that would not do the scores are scaled first.
   const bool scale_first;
   const float scale, factor;
@@ -43,13 +47,9 @@ struct HopperConsumer {
   RingPlace<Shape::kStages> key_place, value_place;
   RingPlace<Shape::kQueryBuffers> query_place;
   RingPlace<kItemsKnown> item_place;
-  float scores[kScores];
-  float out[Shape::kHeadDim / 2];
-  uint32_t weights[kSteps][4];
-  int left = 0;   // tiles of the item behind the present one
-  int owed = -1;  // the place of queries that results are being copied from
-  bool sure = false;
-  uint32_t seen[2];
+  int left = 0;       // tiles of the item behind the present one
+  int owed = -1;      // the place of queries that results are being copied from
+  bool sure = false;  // whether all of the tile that was looked at is seen
 
   __device__ __forceinline__ HopperConsumer(const HopperArguments& arguments,
                                             HopperControl<Shape>& control, uint32_t base,
@@ -62,7 +62,6 @@ struct HopperConsumer {
         warp(thread / 32),
         lane(thread % 32),
         row(16 * warp + lane / 4),
-        exists{row < arguments.plan.row_count(), row + 8 < arguments.plan.row_count()},
         scale_first(arguments.problem.scale <= 0),
         scale(static_cast<float>(arguments.problem.scale * 1.4426950408889634)),
         factor(scale_first ? 1.f : scale) {}
@@ -95,12 +94,12 @@ struct HopperConsumer {
   }
 
   // scores = queries keys^T, of the present tile of keys, and out = weights values (+ out).
-  __device__ __forceinline__ void issue_keys() {
+  __device__ __forceinline__ void issue_keys(Scores& scores) {
     ptx::wgmma_fence();
     issue_scores<Shape>(scores, queries(query_place.stage), key_stage());
     ptx::wgmma_commit();
   }
-  __device__ __forceinline__ void issue_values(bool begun) {
+  __device__ __forceinline__ void issue_values(Out& out, const Weights& weights, bool begun) {
     ptx::wgmma_fence();
     issue_combination<Shape>(out, weights, value_stage(), begun);
     ptx::wgmma_commit();
@@ -117,31 +116,29 @@ struct HopperConsumer {
     return true;
   }
 
-  __device__ __forceinline__ void look() {
+  __device__ __forceinline__ bool exists(int r) const {
+    return row + 8 * r < arguments.plan.row_count();
+  }
+  __device__ __forceinline__ void look(uint32_t (&seen)[2]) {
     const TileMask& mask = control.masks[key_place.stage][warpgroup];
     sure = mask.sure;
     seen[0] = mask.word[row][lane % 4];
     seen[1] = mask.word[row + 8][lane % 4];
   }
-  __device__ __forceinline__ void hide() {
+  __device__ __forceinline__ void hide(Scores& scores, const uint32_t (&seen)[2]) const {
     if (scale_first) {
 #pragma unroll
       for (float& score : scores) score *= scale;
     }
     if (!sure) hide_columns(scores, seen);
   }
-  __device__ __forceinline__ void pack_weights() {
+  __device__ __forceinline__ void pack_weights(const Scores& scores, Weights& weights) const {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
+    for (int step = 0; step < Shape::kBlock / 16; ++step) {
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         weights[step][i] = pack(scores[8 * step + 2 * i], scores[8 * step + 2 * i + 1], T());
     }
-  }
-
-  __device__ __forceinline__ void shrink_results(const float (&shrink)[2]) {
-#pragma unroll
-    for (int n = 0; n < Shape::kHeadDim / 2; ++n) out[n] *= shrink[n / 2 % 2];
   }
 
   // The factors that normalise the rows of the item in `slot`, and its log-sum-exps.
@@ -153,7 +150,7 @@ struct HopperConsumer {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const uint32_t places = control.places[warpgroup][row + 8 * r];
-      bool stored = exists[r];
+      bool stored = exists(r);
       int64_t at = item.entry * arguments.lse_entry + item.head;
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a) {
@@ -174,7 +171,8 @@ struct HopperConsumer {
     owed = -1;
   }
   // Writes the results of the item in `slot` to the place of its queries, and on to the tensor.
-  __device__ __forceinline__ void store_results(int slot, int buffer, const float (&inverse)[2]) {
+  __device__ __forceinline__ void store_results(const Out& out, int slot, int buffer,
+                                                const float (&inverse)[2]) {
     const HopperItem& item = control.items[slot];
     const uint32_t staged = queries(buffer);
     // All warps are done with the queries.
@@ -208,5 +206,11 @@ struct HopperConsumer {
     if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
   }
 };
+
+template <int kCount>
+__device__ __forceinline__ void shrink_results(float (&out)[kCount], const float (&shrink)[2]) {
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) out[n] *= shrink[n / 2 % 2];
+}
 
 }  // namespace jax_na::cuda

@@ -33,10 +33,11 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
   const double rest = pairs * (backward ? 0.22 : 0.116);
   const double both = std::sqrt(std::hypot(products * products, rest * rest));
   if (backward) return {both + 600, pairs * 0.02, 6000, 20000};
-  // Two kernels, measured one by one.
+  // What dense problems take, where that was measured.
   if (limits.resident == 2)
     return {limits.head_dim > 32 ? 1030.0 : 1140.0, pairs * 0.029, 3000, 8000};
-  return {both + 120, pairs * 0.018, 4000, 8000};
+  const double tile = limits.head_dim == 64 ? 1930 : both + 120;
+  return {tile, pairs * 0.018, 4000, 8000};
 }
 
 AxisTable::AxisTable(const Axis& axis, int which, bool rows_are_keys)

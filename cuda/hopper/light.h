@@ -10,41 +10,60 @@
 namespace jax_na::cuda {
 
 template <typename Shape>
-__device__ __forceinline__ void consume_light(HopperConsumer<Shape>& c) {
+__device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
   static_assert(Shape::kQueryBuffers == 2, "an item's results leave while the next one begins");
-  constexpr int kScores = HopperConsumer<Shape>::kScores;
+  using Consumer = HopperConsumer<Shape>;
+  constexpr int kScores = Consumer::kScores;
+  typename Consumer::Scores scores;
+  typename Consumer::Out out;
+  typename Consumer::Weights weights;
+  uint32_t seen[2];
+  const bool exists[2] = {c.exists(0), c.exists(1)};
   while (c.begin_item()) {
     LazySoftmax softmax;
     float shrink[2], inverse[2];
     const int slot = c.item_place.stage, buffer = c.query_place.stage;
     c.wait_for_key();
-    for (bool begun = false;; begun = true) {
-      c.issue_keys();
-      c.look();
-      c.release_queries();
-      ptx::wgmma_wait<0>();
-      ptx::keep_here(c.scores);
-      c.release_key();
-      c.hide();
-      if (softmax.settle(c.scores, c.factor, c.exists, shrink) && begun) c.shrink_results(shrink);
-      softmax.template weigh<0, kScores>(c.scores, c.factor);
-      c.pack_weights();
-      c.wait_for_value();
-      c.issue_values(begun);
-      if (c.left == 0) break;
+    c.issue_keys(scores);
+    c.look(seen);
+    c.release_queries();
+    ptx::wgmma_wait<0>();
+    ptx::keep_here(scores);
+    c.release_key();
+    c.hide(scores, seen);
+    softmax.settle(scores, c.factor, exists, shrink);
+    softmax.template weigh<0, kScores>(scores, c.factor);
+    c.pack_weights(scores, weights);
+    // The first tile is no round of the loop, which would have 14 % more instructions.
+    bool begun = false;  // whether `out` holds something
+    while (c.left > 0) {
       --c.left;
+      c.wait_for_value();
+      c.issue_values(out, weights, begun);
       c.wait_for_key();
       ptx::wgmma_wait<0>();
-      ptx::keep_here(c.out);
+      ptx::keep_here(out);
       c.release_value();
+      c.issue_keys(scores);
+      c.look(seen);
+      begun = true;
+      ptx::wgmma_wait<0>();
+      ptx::keep_here(scores);
+      c.release_key();
+      c.hide(scores, seen);
+      if (softmax.settle(scores, c.factor, exists, shrink)) shrink_results(out, shrink);
+      softmax.template weigh<0, kScores>(scores, c.factor);
+      c.pack_weights(scores, weights);
     }
+    c.wait_for_value();
+    c.issue_values(out, weights, begun);
     c.finish_sums(slot, softmax, inverse);
     ptx::wgmma_wait<0>();
-    ptx::keep_here(c.out);
+    ptx::keep_here(out);
     c.release_value();
     c.item_place.next();
     c.query_place.next();
-    c.store_results(slot, buffer, inverse);
+    c.store_results(out, slot, buffer, inverse);
   }
   c.release_queries();
 }

@@ -10,10 +10,11 @@
 namespace jax_na::cuda {
 
 template <typename Shape>
-__device__ __forceinline__ void consume_overlapped(HopperConsumer<Shape>& c) {
+__device__ __forceinline__ void consume_overlapped(HopperConsumer<Shape> c) {
   // Scores that become weights before the products with the values of the tile before have to be
   // complete. Those take as long as a tile has features.
-  constexpr int kScores = HopperConsumer<Shape>::kScores;
+  using Consumer = HopperConsumer<Shape>;
+  constexpr int kScores = Consumer::kScores;
   constexpr int kEarly = Shape::kHeadDim > 128 ? kScores : kScores / 4;
   auto take_turn = [&] {
     if constexpr (Shape::kWarpgroups > 1) ptx::barrier_sync(kTurnBarrier + c.warpgroup, 256);
@@ -23,21 +24,27 @@ __device__ __forceinline__ void consume_overlapped(HopperConsumer<Shape>& c) {
       ptx::barrier_arrive(kTurnBarrier + (c.warpgroup + 1) % Shape::kWarpgroups, 256);
   };
 
+  typename Consumer::Scores scores;
+  typename Consumer::Out out;
+  typename Consumer::Weights weights;
+  uint32_t seen[2];
+  const bool exists[2] = {c.exists(0), c.exists(1)};
+
   if (c.warpgroup == Shape::kWarpgroups - 1) pass_turn();
   // One round for all items where queries have two places, one for each where they have one.
   while (c.begin_item()) {
     LazySoftmax softmax;
     float shrink[2], inverse[2];
     c.wait_for_key();
-    c.issue_keys();
-    c.look();
+    c.issue_keys(scores);
+    c.look(seen);
     ptx::wgmma_wait<0>();
-    ptx::keep_here(c.scores);
+    ptx::keep_here(scores);
     c.release_key();
-    c.hide();
-    softmax.settle(c.scores, c.factor, c.exists, shrink);
-    softmax.template weigh<0, kScores>(c.scores, c.factor);
-    c.pack_weights();
+    c.hide(scores, seen);
+    softmax.settle(scores, c.factor, exists, shrink);
+    softmax.template weigh<0, kScores>(scores, c.factor);
+    c.pack_weights(scores, weights);
 
     bool begun = false;  // whether `out` holds something
     int slot, buffer;    // of the item whose weights there are
@@ -56,46 +63,46 @@ __device__ __forceinline__ void consume_overlapped(HopperConsumer<Shape>& c) {
       // The scores of the next tile, and out += weights values of the present one.
       c.wait_for_key();
       take_turn();
-      c.issue_keys();
+      c.issue_keys(scores);
       c.wait_for_value();
-      c.issue_values(begun);
+      c.issue_values(out, weights, begun);
       pass_turn();
-      c.look();
+      c.look(seen);
       c.release_queries();
       ptx::wgmma_wait<1>();
-      ptx::keep_here(c.scores);
+      ptx::keep_here(scores);
       c.release_key();
-      c.hide();
+      c.hide(scores, seen);
       if (ends) {
         c.finish_sums(slot, softmax, inverse);
         softmax = LazySoftmax();
       }
-      const bool shrinks = softmax.settle(c.scores, c.factor, c.exists, shrink);
-      softmax.template weigh<0, kEarly>(c.scores, c.factor);
-      ptx::keep_here<0, kEarly>(c.scores);
+      const bool shrinks = softmax.settle(scores, c.factor, exists, shrink);
+      softmax.template weigh<0, kEarly>(scores, c.factor);
+      ptx::keep_here<0, kEarly>(scores);
       ptx::keep_here(softmax.sum);
       // The values are long there; but a loop keeps the compiler from moving the next wait up.
       c.wait_for_value();
       ptx::wgmma_wait<0>();
-      ptx::keep_here(c.out);
-      ptx::keep_here(c.scores);
+      ptx::keep_here(out);
+      ptx::keep_here(scores);
       c.release_value();
       if (ends) {
-        c.store_results(slot, buffer, inverse);
+        c.store_results(out, slot, buffer, inverse);
       } else if (shrinks) {
-        c.shrink_results(shrink);
+        shrink_results(out, shrink);
       }
       begun = !ends;
-      softmax.template weigh<kEarly, kScores>(c.scores, c.factor);
-      c.pack_weights();
+      softmax.template weigh<kEarly, kScores>(scores, c.factor);
+      c.pack_weights(scores, weights);
     }
     c.wait_for_value();
-    c.issue_values(begun);
+    c.issue_values(out, weights, begun);
     c.finish_sums(slot, softmax, inverse);
     ptx::wgmma_wait<0>();
-    ptx::keep_here(c.out);
+    ptx::keep_here(out);
     c.release_value();
-    c.store_results(slot, buffer, inverse);
+    c.store_results(out, slot, buffer, inverse);
     c.release_queries();
     if (Shape::kQueryBuffers == 2) break;
   }
