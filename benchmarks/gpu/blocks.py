@@ -46,7 +46,7 @@ class DenseAttention:
         heads, features = query.shape[-2:]
         flat = (query.shape[0], math.prod(query.shape[1:-2]), heads, features)
         q, k, v = (x.astype(dtype).reshape(flat) for x in (query, key, value))
-        # cuDNN has no backward pass for an odd number of tokens.
+        # JAX refuses to train an odd number of tokens by cuDNN, such as those of 7 x 7 maps.
         implementation: Any = "xla" if flat[1] % 2 else self.implementation
         out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
         return out.reshape(*query.shape[:-1], value.shape[-1])
@@ -56,7 +56,8 @@ def make_dense(model: nnx.Module, implementation: str) -> nnx.Module:
     """The model with all its neighborhoods replaced."""
     for _, module in nnx.iter_modules(model):
         if isinstance(module, NeighborhoodAttention):
-            module.neighborhood = DenseAttention(module.neighborhood, implementation)
+            stand_in: Any = DenseAttention(module.neighborhood, implementation)
+            module.neighborhood = stand_in
     return model
 
 

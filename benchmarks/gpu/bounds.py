@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from typing import Any
 
 import jax
@@ -14,11 +14,6 @@ from benchmarks.gpu.shapes import Shape
 from benchmarks.gpu.timing import Timed, in_turns
 from benchmarks.gpu.variants import compiled, window_of
 
-#: What cuda_fused_forward_choice says of a plan of the Hopper kernel.
-_HOPPER = re.compile(
-    r"queries (\d+)x(\d+)x(\d+) for each of (\d+)x(\d+)x(\d+) warpgroups.*keys (\d+)x(\d+)x(\d+), "
-    r"(\d+) items of ([\d.]+) tiles"
-)
 _WARPGROUP_ROWS = 64
 
 
@@ -37,43 +32,50 @@ def work(shape: Shape, which: str) -> dict[str, float]:
     return {"gflop": flops / 1e9, "gbyte": moved / 1e9}
 
 
-def problem_of(shape: Shape) -> Any:
-    """The problem as the planners take it."""
-    lead = 3 - len(shape.spatial)
-    return jax_na._core.Problem.of(
-        shape.batch,
-        shape.heads,
-        shape.heads,
-        shape.head_dim,
-        shape.head_dim,
-        0,
-        (1,) * lead + shape.spatial,
-        (1,) * lead + shape.window,
-        (1,) * lead + shape.stride,
-        (1,) * lead + shape.dilation,
-        (False,) * lead + shape.causal,
-        ("shift",) * 3,
+def forward_traffic(shape: Shape, variant: str) -> dict[str, float]:
+    """Useful operations of a forward pass in GFLOP, and those per byte that has to go through
+    memory as the implementation is made: "gemm" also writes float32 scores, reads them, and writes
+    and reads weights; "dense" attends to all tokens.
+    """
+    found = work(shape, "forward")
+    moved = 1e9 * found["gbyte"]
+    if variant == "gemm":
+        rows = shape.batch * shape.tokens * shape.heads
+        moved += rows * math.prod(shape.window) * (2 * 4 + 2 * shape.itemsize)
+    if variant == "dense":
+        pairs = shape.batch * shape.heads * shape.tokens**2
+        causal = len(shape.spatial) == 1 and shape.causal[0]
+        found["gflop"] = 4 * pairs * shape.head_dim / 1e9 / (2 if causal else 1)
+    return {
+        "gflop": round(found["gflop"], 4),
+        "intensity": round(1e9 * found["gflop"] / moved, 2),
+    }
+
+
+def forward_plan(shape: Shape) -> jax_na.CudaPlan | None:
+    """What runs the fused forward pass on this GPU, or on an H100 where there is none; None where
+    no CUDA kernel can.
+    """
+    here: dict[str, Any] = {"multiprocessors": None} if jax.default_backend() == "gpu" else {}
+    found = jax_na.cuda_plans(
+        window_of(shape),
+        shape.spatial,
+        batch=shape.batch,
+        heads=shape.heads,
+        head_dim=shape.head_dim,
+        dtype=shape.dtype,
+        most=1,
+        **here,
     )
+    return found[0] if len(found) else None
 
 
-def forward_plan(shape: Shape) -> str:
-    """Which kernel runs the fused forward pass on this GPU, and how it cuts the problem."""
-    choose = getattr(jax_na._core, "cuda_fused_forward_choice", None)
-    if choose is None or jax.default_backend() != "gpu":
-        return ""
-    return choose(problem_of(shape), shape.dtype).splitlines()[0]
-
-
-def visited_gflop(shape: Shape, plan: str) -> float | None:
+def visited_gflop(shape: Shape, plan: jax_na.CudaPlan) -> float | None:
     """Operations on whole tiles that a forward plan makes; None where it does not say."""
-    found = _HOPPER.search(plan)
-    if found is None:
+    if not plan.tiles:
         return None
-    *sizes, tiles = found.groups()
-    numbers = [int(size) for size in sizes]
-    warpgroups = numbers[3] * numbers[4] * numbers[5]
-    keys, items = numbers[6] * numbers[7] * numbers[8], numbers[9]
-    pairs = items * float(tiles) * _WARPGROUP_ROWS * warpgroups * keys
+    rows = _WARPGROUP_ROWS * math.prod(plan.warpgroups)
+    pairs = plan.launches * plan.tiles * rows * math.prod(plan.keys)
     return 4 * pairs * shape.head_dim / 1e9
 
 

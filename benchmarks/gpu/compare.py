@@ -12,6 +12,8 @@ import sys
 import time
 from typing import Any
 
+import jax
+
 from benchmarks.gpu import flex_process
 from benchmarks.gpu.bounds import bound_ms, ceilings, forward_plan, visited_gflop, work
 from benchmarks.gpu.device import prepare
@@ -39,7 +41,7 @@ def yardstick(quick: bool, on_gpu: bool) -> Timed:
 def measure(record: Record, shape: Shape, only: list[str], rounds: int) -> None:
     """Adds a row for each implementation in JAX and pass."""
     sets = make_sets(shape)
-    plan = forward_plan(shape)
+    plan = forward_plan(shape) if jax.default_backend() == "gpu" else None
     for which, build in PASSES.items():
         found = work(shape, which)
         row: dict[str, Any] = {"problem": shape.name, "pass": which}
@@ -59,8 +61,7 @@ def measure(record: Record, shape: Shape, only: list[str], rounds: int) -> None:
                 timed[name] = one
         for name, samples in in_turns(timed, rounds).items():
             if name == "fused" and which == "forward" and plan:
-                visited = visited_gflop(shape, plan)
-                about |= {"plan": plan, "visited_gflop": visited and round(visited, 1)}
+                about |= {"plan": str(plan), "visited_gflop": visited_gflop(shape, plan)}
             record.add(**row, variant=name, **summary(samples), **about)
             about.pop("plan", None)
             about.pop("visited_gflop", None)
@@ -77,7 +78,9 @@ def main() -> None:
     shapes = chosen(options.only, options.quick)
     only = [name for name in options.variants.split(",") if name]
     start = time.monotonic()
-    record = Record("compare", options.output, quick=options.quick)
+    record = Record(
+        "compare", options.output, f"{options.only} {options.variants}", quick=options.quick
+    )
     flex = None
     if not options.skip_torch:
         if on_gpu:

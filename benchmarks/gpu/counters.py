@@ -36,7 +36,7 @@ METRICS = {
     "occupancy": "sm__warps_active.avg.pct_of_peak_sustained_active",
 }
 SUMS = ("us", "dram_read", "dram_written", "l2_bytes", "l1_bytes")
-DEFAULT = "nat-tiny-stage1,weather,volume-48,sequence-32k-causal"
+DEFAULT = "nat-tiny-stage1,weather,volume-48,sequence-32k"
 MARKER = "sin"
 _UNITS = {"ns": 1e-3, "nsecond": 1e-3, "us": 1.0, "usecond": 1.0, "ms": 1e3, "msecond": 1e3}
 _UNITS |= {"s": 1e6, "second": 1e6, "byte": 1, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9, "%": 1}
@@ -161,7 +161,8 @@ def run_in_torch(asked: dict[str, Any]) -> None:
         torch._dynamo.reset()
         order = make_order(asked, asked["tile"] if name == "tiled" else None, "cuda")
         given = (in_torch(n, 0, full, asked["dtype"], "cuda") for n in ("query", "key", "value"))
-        q, k, v = (x[:, order.source].transpose(1, 2).contiguous() for x in given)
+        # With gradients, as when the caches of compiled kernels are filled.
+        q, k, v = (x[:, order.source].transpose(1, 2).contiguous().requires_grad_() for x in given)
         attend(q, k, v, block_mask=order.mask)
         torch.sin(marker)
         torch.cuda.synchronize()
@@ -198,22 +199,35 @@ def main() -> None:
             run_in_jax(shape, options.variants.split(","))
         return
     metrics = known_metrics(options.ncu)
-    record = Record("counters", options.output, metrics=metrics)
+    record = Record("counters", options.output, options.only.replace(DEFAULT, ""), metrics=metrics)
     this = ["-m", "benchmarks.gpu.counters"]
     target = [sys.executable, *this, "--target", "jax", "--only", options.only]
     target += ["--variants", options.variants] + (["--quick"] if options.quick else [])
-    for row in profiled(target, options.ncu, metrics, options.seconds):
-        record.add(**row)
+    rows = profiled(target, options.ncu, metrics, options.seconds)
+    # Only now may JAX take the device in this process.
+    from benchmarks.gpu.bounds import ceilings, forward_traffic
+    from benchmarks.gpu.device import prepare
+    from benchmarks.gpu.flex_process import request, warm
+
+    prepare(memory_fraction=0.5)
+    record.note(ceilings=ceilings(options.quick))
+    named = {shape.name: shape for shape in shapes}
+
+    def add(row: dict[str, Any]) -> None:
+        known = named.get(row.get("problem", ""))
+        record.add(**row, **(forward_traffic(known, row["variant"]) if known else {}))
+
+    for row in rows:
+        add(row)
     if options.skip_torch:
         return
-    from benchmarks.gpu.flex_process import request
-
+    warm(options.torch_python, shapes, len(shapes), options.seconds)
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "requests.json"
         file.write_text(json.dumps([request(shape, folder, 1) for shape in shapes]))
         target = [options.torch_python, *this, "--target", str(file)]
         for row in profiled(target, options.ncu, metrics, options.seconds):
-            record.add(**row)
+            add(row)
 
 
 if __name__ == "__main__":

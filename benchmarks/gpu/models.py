@@ -131,7 +131,9 @@ def main() -> None:
     names = ["fused", "dense", "naive"] if on_gpu else ["fused", "xla", "dense"]
     if options.variants:
         names = options.variants.split(",")
-    record = Record("models", options.output, quick=options.quick)
+    record = Record(
+        "models", options.output, f"{options.only} {options.variants}", quick=options.quick
+    )
     for task in tasks(options.quick):
         if options.only.lower() in task.name.lower():
             for which in PASSES:

@@ -27,7 +27,7 @@ from benchmarks.gpu.variants import attempt, compiled, ours
 KINDS = {"half": ("float16", None), "float32": ("float32", None), "highest": ("float32", "highest")}
 AT_ONCE = 16  # problems that are compiled together, by several threads
 MOST_SETS = 4
-THREADS = 8
+THREADS = 12
 
 
 @functools.cache
@@ -73,15 +73,12 @@ def measure(record: Record, shapes: list[Shape], implementations: list[str], rou
         # The naive kernels have one way to multiply float32.
         if (implementation, kind) != ("naive", "highest")
     ]
-    sets = {
-        (shape.name, dtype): _sets(shape, dtype)
-        for shape in shapes
-        for dtype in ("float16", "float32")
-    }
+    arrays = [(shape, dtype) for shape in shapes for dtype in ("float16", "float32")]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        built = list(
-            pool.map(lambda one: _build(*one, sets[one[0].name, KINDS[one[2]][0]]), wanted)
-        )
+        made = pool.map(_sets, *zip(*arrays, strict=True))
+        sets = {(s.name, dtype): one for (s, dtype), one in zip(arrays, made, strict=True)}
+        inputs = [sets[shape.name, KINDS[kind][0]] for shape, _, kind in wanted]
+        built = list(pool.map(_build, *zip(*wanted, strict=True), inputs))
     for shape in shapes:
         mine = {
             f"{implementation} {kind}": one
@@ -113,8 +110,8 @@ def main() -> None:
     on_gpu = prepare() == "gpu"
     implementations = ["naive", "gemm", "fused"] if on_gpu else ["fused"]
     ranks = [options.rank] if options.rank else [1, 2, 3]
-    name = "paper" if options.rank is None else f"paper-{options.rank}d"
-    record = Record(name, options.output, quick=options.quick)
+    part = f"{options.rank}d" if options.rank else ""
+    record = Record("paper", options.output, part, quick=options.quick)
     for rank in ranks:
         shapes = draw(rank, options.count)
         if options.quick:

@@ -36,11 +36,11 @@ def environment() -> dict[str, Any]:
     """The device, its driver, the date, and the versions of all that matters."""
     import jax
 
-    import jax_na
+    from jax_na import _core
 
     device = jax.devices()[0]
     query = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    library = pathlib.Path(jax_na._core.__file__ or "")
+    library = pathlib.Path(_core.__file__ or "")
     names = ("jax", "jaxlib", "flax", "numpy", "torch", "triton", "nvidia-cudnn-cu13")
     versions = {"python": platform.python_version()}
     for name in names:
@@ -48,24 +48,33 @@ def environment() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    now = datetime.datetime.now(datetime.UTC)
     return {
         "device": device.device_kind if device.platform == "gpu" else platform.machine(),
         "driver": query.splitlines()[0] if query else "",
-        "date": datetime.date.today().isoformat(),
-        "commit": _commit(pathlib.Path(jax_na.__file__).parent) or "unknown",
+        "date": now.date().isoformat(),
+        "time": now.time().isoformat("minutes"),
+        "commit": _commit(library.parent) or "unknown",
         "library": hashlib.sha256(library.read_bytes()).hexdigest()[:12],
         "versions": versions,
     }
 
 
 class Record:
-    """Rows of the report `kind`, written to `folder` after each of them."""
+    """Rows of the report `kind`, written to `folder` after each of them.
 
-    def __init__(self, kind: str, folder: pathlib.Path, **about: Any):
+    Args:
+      kind: the command.
+      folder: where the file goes.
+      part: what it is confined to, for a file of its own; "" for the whole.
+      about: more fields.
+    """
+
+    def __init__(self, kind: str, folder: pathlib.Path, part: str = "", **about: Any):
         self.report: dict[str, Any] = {"kind": kind, **environment(), **about, "rows": []}
-        words = "".join(c if c.isalnum() else " " for c in self.report["device"]).split()
-        name = f"{kind}-{'-'.join(words).lower()}-{self.report['date']}.json"
-        self.path = folder / name
+        name = f"{kind} {self.report['device']} {self.report['date']} {part}"
+        words = "".join(c if c.isalnum() else " " for c in name).split()
+        self.path = folder / f"{'-'.join(words).lower()}.json"
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, **row: Any) -> None:

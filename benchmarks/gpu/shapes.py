@@ -181,15 +181,19 @@ QUICK = (
 
 
 def chosen(only: str, quick: bool) -> list[Shape]:
-    """The shapes whose names contain one of the words of `only`, separated by commas; all of them
-    if it is empty.
+    """The shapes called as one of the words of `only`, separated by commas, or where none is,
+    whose names contain the word; all of them if `only` is empty.
 
     Raises:
       SystemExit: a word that is in no name.
     """
     table = QUICK if quick else SHAPES
     words = [word for word in only.split(",") if word]
+    found = []
     for word in words:
-        if not any(word in shape.name for shape in table):
+        called = [shape for shape in table if shape.name == word]
+        called = called or [shape for shape in table if word in shape.name]
+        if not called:
             raise SystemExit(f"--only {word}: no problem is called so")
-    return [shape for shape in table if not words or any(word in shape.name for word in words)]
+        found += called
+    return [shape for shape in table if not words or shape in found]

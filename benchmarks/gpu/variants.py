@@ -41,7 +41,7 @@ def ours(shape: Shape, implementation: str) -> Callable[..., jax.Array]:
     )
 
 
-def dense(shape: Shape, implementation: str) -> Callable[..., jax.Array]:
+def dense(shape: Shape, implementation: Any) -> Callable[..., jax.Array]:
     """JAX's attention of every token to all tokens (to those before it where the sequence is
     causal), on the same arrays.
     """

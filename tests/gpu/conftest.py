@@ -3,6 +3,7 @@
 CONTRIBUTING.md says how to run them on many cores.
 """
 
+import collections
 import datetime
 import importlib.metadata
 import json
@@ -12,7 +13,6 @@ import subprocess
 import sys
 
 import jax
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # problems.py, shared with the CPU tests
@@ -20,6 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # problems.py, share
 RANDOM_PROBLEMS = 60
 
 _rows: list[dict] = []
+_outcomes: collections.Counter = collections.Counter()
 
 
 def pytest_addoption(parser):
@@ -47,13 +48,15 @@ def record(request):
     """Adds a row to the report."""
 
     def add(**row):
-        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+        plain = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in row.items()}
         request.node.user_properties.append(("row", {"test": request.node.name} | plain))
 
     return add
 
 
 def pytest_runtest_logreport(report):  # also of the workers of pytest-xdist
+    if report.when == "call" or report.skipped or report.failed:
+        _outcomes[report.outcome] += 1
     if report.when == "teardown":
         _rows.extend(row for name, row in report.user_properties if name == "row")
 
@@ -70,6 +73,8 @@ def pytest_sessionfinish(session):
         "date": datetime.date.today().isoformat(),
         "commit": found.stdout.strip() or os.environ.get("COMMIT", "unknown"),
         "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "numpy")},
-        "rows": sorted(_rows, key=lambda row: row["test"]),
+        "outcomes": dict(_outcomes),
     }
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    rows = sorted(_rows, key=lambda row: row["test"])
+    lines = ",\n".join(json.dumps(row) for row in rows)  # a line each, to read and to compare
+    path.write_text(json.dumps(report, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')
