@@ -146,7 +146,11 @@ void run_instances(const Kind<T>& kind) {
           [&](const Forward& f) { return dispatch(forward, Pass::kForward, f); },
           [&](const Backward& b) {
             const std::string wrong = dispatch(query_gradient, Pass::kQueryGradient, b);
-            return wrong.empty() ? dispatch(key_gradient, Pass::kKeyGradient, b) : wrong;
+            if (!wrong.empty()) return wrong;
+            Backward of_keys = b;  // delta, and behind it the LSE in units of log2
+            const Problem& p = b.problem;
+            of_keys.lse = static_cast<float*>(b.workspace) + p.batch * p.query_tokens() * p.heads;
+            return dispatch(key_gradient, Pass::kKeyGradient, of_keys);
           },
           [](const Problem& p) { return cuda::fused_backward_workspace(p, true); }};
       for (const Case& of : cases_of_head_dim(head_dim)) run(one, of, kind);
