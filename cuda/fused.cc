@@ -17,24 +17,29 @@ int64_t align(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
-int64_t delta_bytes(const Problem& problem) {
-  return align(problem.batch * problem.query_tokens() * problem.heads *
-               static_cast<int64_t>(sizeof(float)));
+int64_t rows_of(const Problem& problem) {
+  return problem.batch * problem.query_tokens() * problem.heads;
+}
+
+// Of delta, and of the LSE in units of log2.
+int64_t rows_bytes(const Problem& problem) {
+  return align(2 * rows_of(problem) * static_cast<int64_t>(sizeof(float)));
 }
 
 }  // namespace
 
-// First delta, then what one pass at a time needs. Every kernel here is deterministic.
+// First what there is of every row, then what one pass at a time needs. Every kernel here is
+// deterministic.
 int64_t fused_backward_workspace(const Problem& problem, bool /* deterministic */) {
   const int64_t sums = problem.bias_batch > 0 ? bias_sums_bytes(problem) : 0;
-  return delta_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
+  return rows_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
 }
 
 std::string fused_backward(const Backward& arguments, bool /* deterministic */,
                            cudaStream_t stream) {
   const Problem& problem = arguments.problem;
   auto* delta = static_cast<float*>(arguments.workspace);
-  void* rest = static_cast<char*>(arguments.workspace) + delta_bytes(problem);
+  void* rest = static_cast<char*>(arguments.workspace) + rows_bytes(problem);
   auto run = [&](Pass pass, const Backward& of) {
     return dispatch(instances_of(pass, of.stored), pass, problem, of.precision, &of, stream);
   };
@@ -51,7 +56,11 @@ std::string fused_backward(const Backward& arguments, bool /* deterministic */,
   } else {
     error = run(Pass::kQueryGradient, arguments);
   }
-  if (error.empty()) error = run(Pass::kKeyGradient, arguments);
+  if (error.empty()) {
+    Backward of_keys = arguments;
+    of_keys.lse = delta + rows_of(problem);
+    error = run(Pass::kKeyGradient, of_keys);
+  }
   if (error.empty() && problem.additional > 0)
     error = text(additional_gradient(arguments, delta, static_cast<float*>(rest), stream));
   return error;
