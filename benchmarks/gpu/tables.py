@@ -122,9 +122,9 @@ def compare(report: Report) -> str:
     ceilings = report["ceilings"]
     yard = [row["ms"] for row in report["rows"] if row["variant"] == "yardstick"]
     parts.append(
-        f"Ceilings in the same run: {ceilings['bfloat16_tflops']} TFLOP/s in bfloat16 and "
-        f"{ceilings['float32_tflops']} in float32 (JAX's default precision) for a product of 8192 "
-        f"x 8192 matrices, {ceilings['memory_gbs']} GB/s for a copy. The yardstick took "
+        f"Ceilings in the same run: {ceilings['bfloat16_tflops']:.0f} TFLOP/s in bfloat16 and "
+        f"{ceilings['float32_tflops']:.0f} in float32 (JAX's default precision) for a product of "
+        f"8192 x 8192 matrices, {ceilings['memory_gbs']:,.0f} GB/s for a copy. The yardstick took "
         f"{number(min(yard))} to {number(max(yard))} ms over the run. In NATTEN's run dense took "
         f"{DENSE_FLUX_4K['forward']} and {DENSE_FLUX_4K['backward']} ms on flux-4k."
     )
