@@ -5,10 +5,10 @@
 #include <string>
 
 #include "cuda/additional_gradient.h"
+#include "cuda/bias_sums.h"
 #include "cuda/dispatch.h"
 #include "cuda/hopper/forward.h"
 #include "cuda/launch.h"
-#include "cuda/naive/naive.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -22,48 +22,39 @@ int64_t delta_bytes(const Problem& problem) {
                static_cast<int64_t>(sizeof(float)));
 }
 
-// The fused kernel adds the gradient of the bias up by atomics, in any order; the naive one adds
-// parts up in order, and finds everything else that the fused one would.
-bool is_naive(const Problem& problem, bool deterministic) {
-  return deterministic && problem.bias_batch > 0;
-}
-
 }  // namespace
 
-// First delta, then what one pass at a time needs.
-int64_t fused_backward_workspace(const Problem& problem, bool deterministic) {
-  const int64_t tables = is_naive(problem, deterministic)
-                             ? naive_query_gradient_workspace(problem, Stored::kFloat32)
-                             : 0;
-  return delta_bytes(problem) + align(std::max(additional_gradient_workspace(problem), tables));
+// First delta, then what one pass at a time needs. Every kernel here is deterministic.
+int64_t fused_backward_workspace(const Problem& problem, bool /* deterministic */) {
+  const int64_t sums = problem.bias_batch > 0 ? bias_sums_bytes(problem) : 0;
+  return delta_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
 }
 
-std::string fused_backward(const Backward& arguments, bool deterministic, cudaStream_t stream) {
+std::string fused_backward(const Backward& arguments, bool /* deterministic */,
+                           cudaStream_t stream) {
   const Problem& problem = arguments.problem;
   auto* delta = static_cast<float*>(arguments.workspace);
-  char* rest = static_cast<char*>(arguments.workspace) + delta_bytes(problem);
-  auto run = [&](Pass pass) {
-    return dispatch(instances_of(pass, arguments.stored), pass, problem, arguments.precision,
-                    &arguments, stream);
+  void* rest = static_cast<char*>(arguments.workspace) + delta_bytes(problem);
+  auto run = [&](Pass pass, const Backward& of) {
+    return dispatch(instances_of(pass, of.stored), pass, problem, of.precision, &of, stream);
+  };
+  auto text = [](cudaError_t status) -> std::string {
+    return status == cudaSuccess ? "" : cudaGetErrorString(status);
   };
   std::string error;
-  if (is_naive(problem, deterministic)) {
-    error = naive_query_gradient(arguments, delta, rest, stream);
+  if (problem.bias_batch > 0) {
+    Backward with_sums = arguments;
+    with_sums.dbias = rest;
+    error = text(begin_bias_sums(arguments, rest, stream));
+    if (error.empty()) error = run(Pass::kQueryGradient, with_sums);
+    if (error.empty()) error = text(finish_bias_sums(arguments, rest, stream));
   } else {
-    if (problem.bias_batch > 0) {
-      const cudaError_t status = cudaMemsetAsync(
-          arguments.dbias, 0,
-          problem.batch * problem.heads * problem.bias_size() * static_cast<int64_t>(sizeof(float)),
-          stream);
-      if (status != cudaSuccess) return cudaGetErrorString(status);
-    }
-    error = run(Pass::kQueryGradient);
+    error = run(Pass::kQueryGradient, arguments);
   }
-  if (error.empty()) error = run(Pass::kKeyGradient);
-  if (!error.empty() || problem.additional == 0) return error;
-  const cudaError_t status =
-      additional_gradient(arguments, delta, reinterpret_cast<float*>(rest), stream);
-  return status == cudaSuccess ? "" : cudaGetErrorString(status);
+  if (error.empty()) error = run(Pass::kKeyGradient, arguments);
+  if (error.empty() && problem.additional > 0)
+    error = text(additional_gradient(arguments, delta, static_cast<float*>(rest), stream));
+  return error;
 }
 
 std::string load_kernels() {
@@ -73,8 +64,9 @@ std::string load_kernels() {
       if (!error.empty()) return error;
     }
   }
-  const std::string error = load_naive_query_gradient();
-  return error.empty() ? load_hopper() : error;
+  if (const cudaError_t status = load_bias_sums(); status != cudaSuccess)
+    return std::string("loading a CUDA kernel: ") + cudaGetErrorString(status);
+  return load_hopper();
 }
 
 }  // namespace jax_na::cuda

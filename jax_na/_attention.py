@@ -228,10 +228,9 @@ def neighborhood_attention(
       plan: how the fused kernels cut the forward pass on CUDA devices, from :func:`cuda_plans` or
         :func:`tune`; None for what is predicted to be the fastest. Other platforms and the backward
         pass plan for themselves.
-      deterministic: the same bits in every run of the same program, gradients included, where that
-        takes other kernels than the fastest: the fused CUDA kernels otherwise add up the gradient
-        of `relative_position_bias` in any order. All else is deterministic in any case, on the CPU
-        for any number of threads. On CUDA, "xla" then raises, since XLA orders its sums itself.
+      deterministic: insists on gradients that have the same bits in every run of a program, on the
+        CPU with any number of threads. The compiled kernels have them by default, unless others
+        are faster by more than a tenth; on CUDA "xla" raises, since XLA orders its sums itself.
       return_lse: also return the log-sum-exp of the scores.
 
     Returns:

@@ -185,11 +185,14 @@ class Options:
     # The numbers of the plan of the fused forward pass on CUDA, or a single one for the best.
     plan: tuple[int, ...] = (0,)
 
-    def attributes(self, platform: str, implementation: str, kind: str) -> dict[str, Any]:
+    def attributes(
+        self, platform: str, implementation: str, kind: str, dtype: jnp.dtype
+    ) -> dict[str, Any]:
         """The attributes of the custom calls that say so."""
         if platform == "cpu":  # exact and deterministic
             return {}
-        highest = self.precision not in (None, jax.lax.Precision.DEFAULT)
+        # Products of 16-bit numbers are exact in any case.
+        highest = dtype == jnp.float32 and self.precision not in (None, jax.lax.Precision.DEFAULT)
         found: dict[str, Any] = {"precision": np.int64(highest)}
         if kind == "forward" and implementation == "fused":
             found["plan"] = np.array(self.plan, np.int64)
@@ -239,7 +242,7 @@ def _call(geometry, platform, implementation, kind, options, results, *operands)
         workspace = result_like(operands[0], (size,), jnp.dtype(jnp.uint8), alike=0)
         results = (*results, workspace)
     call = jax.ffi.ffi_call(TARGETS[platform, implementation] + f"_{kind}", results)
-    attributes = options.attributes(platform, implementation, kind)
+    attributes = options.attributes(platform, implementation, kind, operands[0].dtype)
     found = call(*operands, **geometry.attributes(), **attributes)
     return tuple(found[:count])
 

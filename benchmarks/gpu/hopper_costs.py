@@ -70,9 +70,12 @@ PROBLEMS = (
     Problem("plane, 256 features", (96, 96), (31, 31), 2, 8, 256),
     Problem("audio, dilation 4", (16384,), (127,), 8, 8, 64, dilation=4),
     Problem("plane, dilation 16", (256, 256), (15, 15), 2, 8, 64, dilation=16),
+    Problem("line, dilation 16", (16384,), (255,), 2, 8, 128, dilation=16),
     Problem("few items", (64, 64), (40, 40), 1, 6, 128),
     Problem("few items, 64 features", (64, 64), (40, 40), 1, 6, 64),
     Problem("a round and a bit", (4096,), (1024,), 1, 5, 128),
+    Problem("less than a round", (48, 48), (24, 24), 1, 4, 128),
+    Problem("one item each", (32, 32, 32), (5, 5, 5), 1, 1, 64),
 )
 
 

@@ -20,15 +20,7 @@ std::string naive_forward(const Forward& arguments, cudaStream_t stream);
 std::string naive_backward(const Backward& arguments, cudaStream_t stream);
 int64_t naive_backward_workspace(const Problem& problem, Stored stored);  // bytes
 
-// The part of naive_backward that stores dquery, dbias where there is a bias, and
-// delta = sum(dout * out) - dlse [batch, tokens, heads]; the workspace is for the bias's sums.
-std::string naive_query_gradient(const Backward& arguments, void* delta, void* workspace,
-                                 cudaStream_t stream);
-int64_t naive_query_gradient_workspace(const Problem& problem, Stored stored);  // bytes
-
-// Load the kernels of naive_forward and naive_backward, and of naive_query_gradient, so that no
-// launch has to.
+// Loads the kernels of naive_forward and naive_backward, so that no launch has to.
 std::string load_naive_kernels();
-std::string load_naive_query_gradient();
 
 }  // namespace jax_na::cuda

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from compare import (
     COMPARED,
-    IMPLEMENTATIONS,
     KINDS,
     arrays_of,
     attention,
@@ -17,7 +16,6 @@ from compare import (
     check_together,
     dense,
     together,
-    with_gradients,
 )
 from problems import PROBLEMS, Problem
 
@@ -133,32 +131,6 @@ def test_random_problems(chunk, record):
 
 
 @pytest.mark.parametrize(
-    ("implementation", "bias"), [("fused", False), ("gemm", True), ("naive", True)]
-)
-def test_two_runs_agree_to_the_bit(implementation, bias):
-    problem = Problem(
-        "2d",
-        (40, 37),
-        (7, 9),
-        heads=4,
-        kv_heads=2,
-        batch=(2,),
-        head_dim=64,
-        value_dim=64,
-        additional=5,
-        bias=bias,
-    )
-    given = arrays_of(problem, "bfloat16")
-    shape = given["query"].shape[:-1]
-    cotangents = (np.ones((*shape, 64), given["query"].dtype), np.ones(shape, np.float32))
-    first = with_gradients(problem, implementation, None, given, cotangents)
-    for _ in range(10):
-        again = with_gradients(problem, implementation, None, given, cotangents)
-        for name, x in first.items():
-            np.testing.assert_array_equal(again[name], x, err_msg=name)
-
-
-@pytest.mark.parametrize(
     ("features", "dtype", "target"),
     [
         (32, "float32", "jax_na_cuda_fused_forward"),
@@ -186,32 +158,3 @@ def test_refusals(implementation, dtype, features, message):
         q = jnp.ones((8, 1, features), dtype)
         with pytest.raises(NotImplementedError, match=message):
             jax_na.na1d(q, q, q, 3, implementation=implementation)
-
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_vmap_and_scan(implementation):
-    q = jax.random.normal(jax.random.key(0), (3, 2, 6, 7, 2, 32))
-
-    def loss(q):
-        return jnp.sum(jax_na.na2d(q, q, q, (3, 5), implementation=implementation) ** 2)
-
-    mapped = jax.jit(jax.vmap(jax.grad(loss)))(q)
-    _, scanned = jax.jit(lambda q: jax.lax.scan(lambda c, x: (c, jax.grad(loss)(x)), 0, q))(q)
-    np.testing.assert_array_equal(mapped, scanned)
-
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_more_than_2_to_the_31_elements(implementation):
-    """The last tokens of a large tensor are the same as those of a small one."""
-    shape = (1, 4_300_000, 4, 128)
-    q = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
-    assert q.size > 2**31
-
-    def attend(q):
-        return jax_na.na1d(q, q, q, 9, boundary="clip", implementation=implementation)
-
-    out = jax.jit(attend)(q)
-    small = attend(q[:, -64:])
-    np.testing.assert_array_equal(
-        np.asarray(out[:, -32:], np.float32), np.asarray(small[:, -32:], np.float32)
-    )
