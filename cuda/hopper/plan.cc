@@ -144,6 +144,17 @@ std::vector<Box> boxes_of(int fewest, int most, const int (&widest)[kMaxRank]) {
   return boxes;
 }
 
+// Items that run at the same time should meet the same columns, whose sums then stay in the L2
+// cache: first come the axes of which a window covers the most.
+void order_items(const Problem& problem, HopperPlan& plan) {
+  auto covered = [&](int axis) {
+    const Axis& of = problem.axes[axis];
+    return static_cast<double>(of.window) * of.dilation / of.length;
+  };
+  std::stable_sort(plan.order, plan.order + kMaxRank,
+                   [&](int a, int b) { return covered(a) > covered(b); });
+}
+
 // Searches for the boxes of the lowest predicted time; false where none are legal.
 bool search(const Problem& problem, const HopperLimits& limits, const Prices& prices,
             bool rows_are_keys, int multiprocessors, HopperPlan& best) {
@@ -218,9 +229,8 @@ bool search(const Problem& problem, const HopperLimits& limits, const Prices& pr
   }
   if (!found) return false;
   best.rows_are_keys = rows_are_keys;
-  best.boxes_z = FastDiv(best.boxes[0]);
-  best.boxes_y = FastDiv(best.boxes[1]);
-  best.boxes_x = FastDiv(best.boxes[2]);
+  if (rows_are_keys) order_items(problem, best);
+  for (int i = 0; i < kMaxRank; ++i) best.boxes_along[i] = FastDiv(best.boxes[best.order[i]]);
   best.group_z = FastDiv(problem.axes[0].dilation);
   best.group_y = FastDiv(problem.axes[1].dilation);
   best.group_x = FastDiv(problem.axes[2].dilation);

@@ -26,7 +26,9 @@ struct HopperPlan {
   int boxes[kMaxRank] = {1, 1, 1};       // of rows along each axis of the longest dilation group
   int items = 0;
   bool heads_apart = false;  // the tensor maps have an axis of heads, and none of batch entries
-  FastDiv boxes_z, boxes_y, boxes_x;
+  int order[kMaxRank] = {2, 1, 0};    // of the axes along which items follow each other, the first
+                                      // of which changes with every item
+  FastDiv boxes_along[kMaxRank];      // in that order
   FastDiv group_z, group_y, group_x;  // dilation of the axes
   FastDiv heads;
   // Expected of all items, for what is printed and for the predicted time.

@@ -38,6 +38,8 @@ double around_clocks(const Problem& problem) {
   return 14.0 * static_cast<double>(rows_of(problem)) * problem.head_dim / kBytesPerClock;
 }
 
+constexpr int64_t kCounterBytes = 256;
+
 int64_t align(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
@@ -97,7 +99,7 @@ HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored store
 }
 
 int64_t hopper_backward_workspace(const Problem& problem) {
-  return statistics_bytes(problem) + sums_bytes(problem);
+  return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem);
 }
 
 std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Backward& arguments,
@@ -109,16 +111,17 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
   cudaError_t status = current_hopper_device(device);
   if (status != cudaSuccess) return cudaGetErrorString(status);
   auto* statistics = static_cast<float2*>(arguments.workspace);
-  auto* sums =
-      reinterpret_cast<float*>(static_cast<char*>(arguments.workspace) + statistics_bytes(problem));
+  char* zeros = static_cast<char*>(arguments.workspace) + statistics_bytes(problem);
+  auto* sums = reinterpret_cast<float*>(zeros + kCounterBytes);
   HopperBackwardArguments to{};
   to.problem = problem;
   to.origins = arguments.origins;
   to.statistics = statistics;
+  to.items_taken = reinterpret_cast<int*>(zeros);
   to.plan = choice.plan;
   const std::string wrong = encode_maps(arguments, sums, to);
   if (!wrong.empty()) return wrong + " (" + str(choice.plan) + ")";
-  status = cudaMemsetAsync(sums, 0, sums_bytes(problem), stream);
+  status = cudaMemsetAsync(zeros, 0, kCounterBytes + sums_bytes(problem), stream);
   if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
   if (status == cudaSuccess) {
     void* parameters[] = {&to};

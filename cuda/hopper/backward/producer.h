@@ -17,6 +17,8 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
                                HopperBackwardControl<Shape>& control, uint32_t base) {
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
+  // What is only read gives way to the sums, which would have to be written and read again.
+  const uint64_t once = ptx::tma_evict_first();
   RingPlace<1> row_place;
   RingPlace<Shape::kQueryStages> query_place;
   RingPlace<Shape::kDoutStages> dout_place;
@@ -31,7 +33,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
 #pragma unroll
       for (int panel = 0; panel < Shape::kPanels; ++panel)
         ptx::tma_load(to + panel * Shape::kRowPanelBytes + w * kWarpgroupRows * kPanelRowBytes, map,
-                      full, item.head * Shape::kHeadDim + panel * kPanelElements,
+                      full, once, item.head * Shape::kHeadDim + panel * kPanelElements,
                       item.axis[2].row + plan.offset(w, 2) * problem.axes[2].dilation,
                       item.axis[1].row + plan.offset(w, 1) * problem.axes[1].dilation,
                       item.axis[0].row + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
@@ -51,7 +53,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     const int z = tile.coordinate(item, plan, problem, 0);
 #pragma unroll
     for (int panel = 0; panel < Shape::kPanels; ++panel)
-      ptx::tma_load(to + panel * Shape::kStagePanelBytes, map, barrier,
+      ptx::tma_load(to + panel * Shape::kStagePanelBytes, map, barrier, once,
                     tile.head * Shape::kHeadDim + panel * kPanelElements, x, y, z, item.entry);
   };
 

@@ -17,8 +17,8 @@ struct HopperBackwardShape {
   static constexpr int kWarpgroups = 2;
   static constexpr int kThreads = 128 * (1 + kWarpgroups);
   // Registers of a thread that computes, and of another.
-  static constexpr int kComputeRegisters = 232;
-  static constexpr int kOtherRegisters = 40;
+  static constexpr int kComputeRegisters = kHeadDim > 64 ? 232 : 224;
+  static constexpr int kOtherRegisters = kHeadDim > 64 ? 40 : 56;
   static constexpr int kRows = kWarpgroups * kWarpgroupRows;
   static constexpr int kPanels = kHeadDim / kPanelElements;
   static_assert(kHeadDim % kPanelElements == 0, "panels are whole");
