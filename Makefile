@@ -35,7 +35,7 @@ test: $(VENV)/test.stamp
 	$(VENV)/bin/pytest $(ARGS)
 
 bench: $(VENV)/examples.stamp
-	$(VENV)/bin/python -m benchmarks $(ARGS)
+	$(VENV)/bin/python -m benchmarks.cpu $(ARGS)
 
 lint: $(VENV)/test.stamp $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check $(PYTHON_DIRECTORIES)

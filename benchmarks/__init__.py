@@ -1,1 +1,1 @@
-"""Speed against what else a JAX user could write: `python -m benchmarks`."""
+"""Speed against what else one could run: ``python -m benchmarks.cpu``, ``benchmarks.gpu``."""

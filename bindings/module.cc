@@ -4,17 +4,22 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <array>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "core/plan.h"
 #include "cpu/handlers.h"
 #include "cpu/kernels.h"
 #ifdef JAX_NA_CUDA
+#include "cuda/backward_choice.h"
+#include "cuda/device.h"
+#include "cuda/forward_choice.h"
 #include "cuda/gemm/gemm.h"
 #include "cuda/handlers.h"
 #include "cuda/launch.h"
@@ -113,6 +118,29 @@ nb::dict stages(XLA_FFI_Handler* execute, XLA_FFI_Handler* initialize) {
   if (initialize != nullptr) all["initialize"] = nb::capsule(reinterpret_cast<void*>(initialize));
   return all;
 }
+
+#ifdef JAX_NA_CUDA
+jax_na::Stored stored_of(const std::string& dtype) {
+  return dtype == "bfloat16"  ? jax_na::Stored::kBFloat16
+         : dtype == "float16" ? jax_na::Stored::kFloat16
+                              : jax_na::Stored::kFloat32;
+}
+
+jax_na::cuda::Precision precision_of(bool highest) {
+  return highest ? jax_na::cuda::Precision::kHighest : jax_na::cuda::Precision::kDefault;
+}
+
+// The current GPU, or a Hopper GPU with so many multiprocessors.
+jax_na::cuda::Device device_of(int multiprocessors) {
+  if (multiprocessors > 0) return jax_na::cuda::hopper_device(multiprocessors);
+  jax_na::cuda::Device device;
+  const cudaError_t status = jax_na::cuda::current_device(device);
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string("there is no GPU to plan for: ") +
+                             cudaGetErrorString(status));
+  return device;
+}
+#endif
 
 std::vector<std::vector<Triple>> spans_of(const jax_na::Plan& plan) {
   std::vector<std::vector<Triple>> all;
@@ -228,10 +256,23 @@ NB_MODULE(_core, m) {
   m.attr("has_cuda") = true;
   m.def(
       "cuda_fused_backward_workspace",
-      [](const jax_na::Problem& problem) {
-        return jax_na::cuda::fused_backward_workspace(problem);
+      [](const jax_na::Problem& problem, const std::string& dtype, bool deterministic) {
+        return jax_na::cuda::fused_backward_workspace(problem, stored_of(dtype), deterministic);
       },
-      nb::arg("problem"), "Bytes of scratch space that the fused CUDA backward pass needs.");
+      nb::arg("problem"), nb::arg("dtype"), nb::arg("deterministic"),
+      "Bytes of scratch space that the fused CUDA backward pass needs.");
+  m.def(
+      "cuda_fused_backward_choice",
+      [](const jax_na::Problem& problem, const std::string& dtype, bool highest,
+         int multiprocessors, bool deterministic) {
+        return jax_na::cuda::explain(
+            jax_na::cuda::choose_backward(problem, stored_of(dtype), precision_of(highest),
+                                          device_of(multiprocessors), deterministic));
+      },
+      nb::arg("problem"), nb::arg("dtype"), nb::arg("highest"), nb::arg("multiprocessors"),
+      nb::arg("deterministic"),
+      "Which kernels run the fused backward pass, how they cut the problem, and what they are "
+      "preferred to.");
   m.def("cuda_gemm_forward_workspace", jax_na::cuda::gemm_forward_workspace, nb::arg("problem"),
         "Bytes of scratch space that the forward pass by CUDA matrix products needs.");
   m.def("cuda_gemm_backward_workspace", jax_na::cuda::gemm_backward_workspace, nb::arg("problem"),
@@ -253,18 +294,44 @@ NB_MODULE(_core, m) {
       },
       nb::arg("problem"), nb::arg("float64"),
       "Bytes of scratch space that the custom calls \"transposed\" and \"bias_sums\" need.");
+  nb::class_<jax_na::cuda::ForwardPlan>(m, "CudaForwardPlan",
+                                        "How the fused CUDA forward pass cuts a problem.")
+      .def_prop_ro("numbers", jax_na::cuda::numbers_of)
+      .def_ro("hopper", &jax_na::cuda::ForwardPlan::hopper)
+      .def_ro("clocks", &jax_na::cuda::ForwardPlan::clocks)
+      .def_prop_ro("items", [](const jax_na::cuda::ForwardPlan& p) { return p.plan.items; })
+      .def_prop_ro("tiles", [](const jax_na::cuda::ForwardPlan& p) { return p.plan.tiles; })
+      .def_prop_ro("masked_tiles",
+                   [](const jax_na::cuda::ForwardPlan& p) { return p.plan.masked_tiles; })
+      .def("__str__", [](const jax_na::cuda::ForwardPlan& p) { return p.text; });
   m.def(
-      "cuda_fused_forward_choice",
-      [](const jax_na::Problem& problem, const std::string& dtype, bool highest) {
-        const jax_na::Stored stored = dtype == "bfloat16"  ? jax_na::Stored::kBFloat16
-                                      : dtype == "float16" ? jax_na::Stored::kFloat16
-                                                           : jax_na::Stored::kFloat32;
-        return jax_na::cuda::explain_forward(
-            problem, stored,
-            highest ? jax_na::cuda::Precision::kHighest : jax_na::cuda::Precision::kDefault);
+      "cuda_forward_plans",
+      [](const jax_na::Problem& problem, const std::string& dtype, bool highest,
+         int multiprocessors, int most) {
+        jax_na::cuda::ForwardPlans plans = jax_na::cuda::forward_plans(
+            problem, stored_of(dtype), precision_of(highest), device_of(multiprocessors), most);
+        return std::make_tuple(plans.ranked, plans.refusal, plans.hopper_refusal);
       },
-      nb::arg("problem"), nb::arg("dtype"), nb::arg("highest") = false,
-      "Which kernel runs the forward pass on the current GPU, and what it is preferred to.");
+      nb::arg("problem"), nb::arg("dtype"), nb::arg("highest"), nb::arg("multiprocessors"),
+      nb::arg("most"),
+      "The plans of the fused forward pass in the order of what they are predicted to take, and "
+      "why there is none of the kernels for every GPU, or for Hopper GPUs.");
+  m.def(
+      "cuda_complete_forward_plan",
+      [](const jax_na::Problem& problem, const std::string& dtype, bool highest,
+         int multiprocessors, const std::vector<int64_t>& numbers) {
+        jax_na::cuda::ForwardPlan plan;
+        if (!jax_na::cuda::read_plan(numbers.data(), numbers.size(), plan))
+          throw std::invalid_argument("plan should be " +
+                                      std::to_string(jax_na::cuda::kPlanNumbers) +
+                                      " numbers, but has " + std::to_string(numbers.size()));
+        const std::string wrong = jax_na::cuda::complete_forward_plan(
+            problem, stored_of(dtype), precision_of(highest), device_of(multiprocessors), plan);
+        if (!wrong.empty()) throw std::invalid_argument(wrong);
+        return plan;
+      },
+      nb::arg("problem"), nb::arg("dtype"), nb::arg("highest"), nb::arg("multiprocessors"),
+      nb::arg("numbers"), "The plan that the numbers say, with what is predicted of it.");
 #else
   m.attr("has_cuda") = false;
 #endif

@@ -39,6 +39,7 @@ function(jax_na_cuda_kernels name source)
     $<$<BOOL:${JAX_NA_WERROR}>:--Werror=all-warnings>)
   set_target_properties(jax_na_cuda_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_sources(_core PRIVATE $<TARGET_OBJECTS:jax_na_cuda_${name}>)
+  set_property(GLOBAL APPEND PROPERTY jax_na_cuda_kernels $<TARGET_OBJECTS:jax_na_cuda_${name}>)
 endfunction()
 
 foreach(pass forward query_gradient key_gradient)
@@ -60,6 +61,7 @@ endforeach()
 jax_na_cuda_kernels(gemm_softmax cuda/gemm/softmax.cu)
 jax_na_cuda_kernels(gemm_bias_gradient cuda/gemm/bias_gradient.cu)
 jax_na_cuda_kernels(additional_gradient cuda/additional_gradient.cu)
+jax_na_cuda_kernels(bias_sums cuda/bias_sums.cu)
 foreach(pass forward query_gradient key_gradient sum_parts unfused)
   jax_na_cuda_kernels(naive_${pass} cuda/naive/${pass}.cu)
 endforeach()
@@ -73,13 +75,31 @@ jax_na_cuda_kernels(hopper_backward_bfloat16 cuda/hopper/backward/instances.cu
 jax_na_cuda_kernels(hopper_backward_float16 cuda/hopper/backward/instances.cu JAX_NA_ELEMENT=__half)
 jax_na_cuda_kernels(hopper_backward_around cuda/hopper/backward/around.cu)
 
-target_sources(_core PRIVATE cuda/dispatch.cc cuda/fused.cc cuda/handlers.cc cuda/plan.cc
+set(launches cuda/backward_choice.cc cuda/device.cc cuda/dispatch.cc cuda/forward_choice.cc cuda/fused.cc cuda/plan.cc
   cuda/gemm/gemm.cc
-  cuda/hopper/device.cc cuda/hopper/forward.cc cuda/hopper/maps.cc cuda/hopper/plan.cc
-  cuda/hopper/tensor_map.cc cuda/hopper/backward/backward.cc cuda/hopper/backward/maps.cc
-  cuda/naive/naive.cc cuda/naive/handlers.cc ffi/unfused_arguments.cc)
+  cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/maps.cc cuda/hopper/plan.cc
+  cuda/hopper/backward/backward.cc cuda/hopper/backward/maps.cc cuda/hopper/backward/plan.cc
+  cuda/hopper/backward/tensor_map.cc
+  cuda/naive/naive.cc)
+target_sources(_core PRIVATE ${launches}
+  cuda/handlers.cc cuda/naive/handlers.cc ffi/unfused_arguments.cc)
 target_compile_definitions(_core PRIVATE JAX_NA_CUDA)
 target_include_directories(_core SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 # The runtime comes along, without its symbols, so that the library loads where there is no CUDA.
 target_link_libraries(_core PRIVATE CUDA::cudart_static)
 target_link_options(_core PRIVATE "LINKER:--exclude-libs,ALL")
+
+# The programs that docs/emulation.md describes, for a GPU.
+option(JAX_NA_CUDA_TESTS "Build programs that run every CUDA kernel" OFF)
+if(JAX_NA_CUDA_TESTS)
+  get_property(every_kernel GLOBAL PROPERTY jax_na_cuda_kernels)
+  set(tests cuda/emulation/tests)
+  add_library(jax_na_cuda_cases STATIC ${tests}/cases.cc ${tests}/reference.cc ${tests}/on_gpu.cc
+    ${launches} ${every_kernel})
+  target_link_libraries(jax_na_cuda_cases PUBLIC jax_na_options CUDA::cudart_static)
+  target_include_directories(jax_na_cuda_cases SYSTEM PUBLIC ${CUDAToolkit_INCLUDE_DIRS})
+  foreach(test attention gemm hopper hopper_backward naive unfused)
+    add_executable(${test}_test ${tests}/${test}_test.cc)
+    target_link_libraries(${test}_test PRIVATE jax_na_cuda_cases)
+  endforeach()
+endif()

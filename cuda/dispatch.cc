@@ -19,37 +19,6 @@ std::string what(cudaError_t status, const char* doing) {
   return std::string(doing) + ": " + cudaGetErrorString(status);
 }
 
-struct Device {
-  int shared_bytes = 0;
-  int sm_shared_bytes = 0;
-  int multiprocessors = 0;
-};
-
-// Of the current device, which is the stream's.
-cudaError_t current_device(Device& device) {
-  static std::mutex mutex;
-  static std::map<int, Device> known;
-  int ordinal = 0;
-  cudaError_t status = cudaGetDevice(&ordinal);
-  if (status != cudaSuccess) return status;
-  std::lock_guard<std::mutex> lock(mutex);
-  auto found = known.find(ordinal);
-  if (found == known.end()) {
-    status = cudaDeviceGetAttribute(&device.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                                    ordinal);
-    if (status != cudaSuccess) return status;
-    status = cudaDeviceGetAttribute(&device.sm_shared_bytes,
-                                    cudaDevAttrMaxSharedMemoryPerMultiprocessor, ordinal);
-    if (status != cudaSuccess) return status;
-    status =
-        cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, ordinal);
-    if (status != cudaSuccess) return status;
-    found = known.emplace(ordinal, device).first;
-  }
-  device = found->second;
-  return cudaSuccess;
-}
-
 // How many CTAs share the items of a box: as many as bring the fewest rounds of full
 // multiprocessors, where a CTA pays for finding its work before its first item.
 int sharers(int64_t boxes, int64_t items, int64_t resident) {
@@ -118,7 +87,8 @@ std::string key_of(const std::vector<Instance>& instances, Pass pass, const Prob
   auto add = [&](const auto& value) {
     key.append(reinterpret_cast<const char*>(&value), sizeof value);
   };
-  add(&instances), add(pass), add(precision), add(device.shared_bytes), add(problem.batch);
+  add(&instances), add(pass), add(precision), add(problem.batch);
+  add(device.shared_bytes), add(device.sm_shared_bytes), add(device.multiprocessors);
   for (int value : {problem.heads, problem.kv_heads, problem.head_dim, problem.value_dim,
                     problem.additional, problem.bias_batch})
     add(value);
@@ -143,17 +113,22 @@ std::string describe(const Problem& problem) {
 }  // namespace
 
 Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
-              Precision precision) {
+              Precision precision, const Device& device) {
   static std::mutex mutex;
   static std::map<std::string, Choice> known;
-  Device device;
-  if (current_device(device) != cudaSuccess) return {};
   const std::string key = key_of(instances, pass, problem, precision, device);
   std::lock_guard<std::mutex> lock(mutex);
   auto found = known.find(key);
   if (found == known.end())
     found = known.emplace(key, search(instances, pass, problem, precision, device)).first;
   return found->second;
+}
+
+Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
+              Precision precision) {
+  Device device;
+  if (current_device(device) != cudaSuccess) return {};
+  return choose(instances, pass, problem, precision, device);
 }
 
 std::string dispatch(const std::vector<Instance>& instances, Pass pass, const Problem& problem,

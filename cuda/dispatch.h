@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/device.h"
 #include "cuda/launch.h"
 #include "cuda/plan.h"
 
@@ -26,6 +27,9 @@ struct Choice {
 
 // The fastest of `instances` for the problem, as predicted; instance is null where none can run it.
 // Remembered, so that a repeated call costs a look-up.
+Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
+              Precision precision, const Device& device);
+// The same on the current device.
 Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
               Precision precision);
 

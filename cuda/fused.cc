@@ -1,11 +1,14 @@
 // The fused implementation: which launches make up its passes.
 #include <cuda_runtime_api.h>
 
-#include <cmath>
+#include <algorithm>
 #include <string>
 
 #include "cuda/additional_gradient.h"
+#include "cuda/backward_choice.h"
+#include "cuda/bias_sums.h"
 #include "cuda/dispatch.h"
+#include "cuda/hopper/backward/backward.h"
 #include "cuda/hopper/forward.h"
 #include "cuda/launch.h"
 
@@ -21,81 +24,47 @@ int64_t delta_bytes(const Problem& problem) {
                static_cast<int64_t>(sizeof(float)));
 }
 
-struct ForwardChoice {
-  HopperChoice hopper;
-  Choice warps;  // of the kernels for every GPU
-  bool is_hopper = false;
-};
-
-// The prediction of a kernel of warps, on the scale of those of the Hopper kernels: on an H100
-// (2026-11-21) the times of plans that were measured are 0.9 to 1.6 of their predictions, and this
-// factor chooses right between the two kernels where both were measured.
-double hopper_clocks(const Choice& warps) {
-  return 1.5 * warps.clocks;
-}
-
-ForwardChoice choose_forward(const Problem& problem, Stored stored, Precision precision) {
-  ForwardChoice choice;
-  choice.hopper = choose_hopper(problem, stored);
-  choice.warps = choose(instances_of(Pass::kForward, stored), Pass::kForward, problem, precision);
-  choice.is_hopper =
-      choice.hopper.instance != nullptr &&
-      (choice.warps.instance == nullptr || choice.hopper.plan.clocks < hopper_clocks(choice.warps));
-  return choice;
-}
-
 }  // namespace
 
-std::string fused_forward(const Forward& arguments, cudaStream_t stream) {
-  const ForwardChoice choice =
-      choose_forward(arguments.problem, arguments.stored, arguments.precision);
-  if (choice.is_hopper) return launch_hopper(choice.hopper, arguments, stream);
-  return dispatch(instances_of(Pass::kForward, arguments.stored), Pass::kForward, arguments.problem,
-                  arguments.precision, &arguments, stream);
+// Of the kernels for every GPU, which are deterministic: first delta, then what one pass at a time
+// needs. Which kernels run is known only where the device is.
+int64_t fused_backward_workspace(const Problem& problem, Stored stored, bool deterministic) {
+  const int64_t sums = problem.bias_batch > 0 ? bias_sums_bytes(problem) : 0;
+  const int64_t warps =
+      delta_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
+  return deterministic ? warps : std::max(warps, hopper_backward_workspace(problem, stored));
 }
 
-std::string explain_forward(const Problem& problem, Stored stored, Precision precision) {
-  const ForwardChoice choice = choose_forward(problem, stored, precision);
-  auto clocks = [](double count) { return std::to_string(std::llround(count)) + " clocks"; };
-  const std::string hopper =
-      choice.hopper.instance == nullptr
-          ? "sm_90a: " + choice.hopper.refusal
-          : "sm_90a: " + clocks(choice.hopper.plan.clocks) + ", " + str(choice.hopper.plan);
-  const std::string warps =
-      choice.warps.instance == nullptr
-          ? "warps: no kernel fits"
-          : "warps: " + clocks(hopper_clocks(choice.warps)) + ", " + str(choice.warps.sweep);
-  return choice.is_hopper ? hopper + "\n  rather than " + warps
-                          : warps + "\n  rather than " + hopper;
-}
-
-int64_t fused_backward_workspace(const Problem& problem) {
-  return delta_bytes(problem) + align(additional_gradient_workspace(problem));
-}
-
-std::string fused_backward(const Backward& arguments, cudaStream_t stream) {
+std::string fused_backward(const Backward& arguments, bool deterministic, cudaStream_t stream) {
   const Problem& problem = arguments.problem;
-  cudaError_t status = cudaSuccess;
+  Device device;
+  if (const cudaError_t status = current_device(device); status != cudaSuccess)
+    return cudaGetErrorString(status);
+  const BackwardChoice choice =
+      choose_backward(problem, arguments.stored, arguments.precision, device, deterministic);
+  if (choice.is_hopper) return launch_hopper_backward(choice.hopper, arguments, stream);
+  auto* delta = static_cast<float*>(arguments.workspace);
+  void* rest = static_cast<char*>(arguments.workspace) + delta_bytes(problem);
+  auto run = [&](Pass pass, const Backward& of) {
+    return dispatch(instances_of(pass, of.stored), pass, problem, of.precision, &of, stream);
+  };
+  auto text = [](cudaError_t status) -> std::string {
+    return status == cudaSuccess ? "" : cudaGetErrorString(status);
+  };
+  std::string error;
   if (problem.bias_batch > 0) {
-    status = cudaMemsetAsync(
-        arguments.dbias, 0,
-        problem.batch * problem.heads * problem.bias_size() * static_cast<int64_t>(sizeof(float)),
-        stream);
-    if (status != cudaSuccess) return cudaGetErrorString(status);
+    Backward with_sums = arguments;
+    with_sums.dbias = rest;
+    error = text(begin_bias_sums(arguments, rest, stream));
+    if (error.empty()) error = run(Pass::kQueryGradient, with_sums);
+    if (error.empty()) error = text(finish_bias_sums(arguments, rest, stream));
+  } else {
+    error = run(Pass::kQueryGradient, arguments);
   }
-  for (Pass pass : {Pass::kQueryGradient, Pass::kKeyGradient}) {
-    const std::string error = dispatch(instances_of(pass, arguments.stored), pass, problem,
-                                       arguments.precision, &arguments, stream);
-    if (!error.empty()) return error;
-  }
-  if (problem.additional > 0) {
-    auto* workspace = static_cast<char*>(arguments.workspace);
-    status =
-        additional_gradient(arguments, reinterpret_cast<const float*>(workspace),
-                            reinterpret_cast<float*>(workspace + delta_bytes(problem)), stream);
-    if (status != cudaSuccess) return cudaGetErrorString(status);
-  }
-  return "";
+  if (error.empty()) error = run(Pass::kKeyGradient, arguments);
+  if (error.empty() && problem.additional > 0)
+    error = text(additional_gradient(arguments, delta, static_cast<float*>(rest), stream));
+  return error;
 }
 
 std::string load_kernels() {
@@ -105,7 +74,10 @@ std::string load_kernels() {
       if (!error.empty()) return error;
     }
   }
-  return load_hopper();
+  if (const cudaError_t status = load_bias_sums(); status != cudaSuccess)
+    return std::string("loading a CUDA kernel: ") + cudaGetErrorString(status);
+  const std::string error = load_hopper();
+  return error.empty() ? load_hopper_backward() : error;
 }
 
 }  // namespace jax_na::cuda

@@ -4,8 +4,10 @@
 
 #include <string>
 
+#include "cuda/forward_choice.h"
 #include "cuda/gemm/gemm.h"
 #include "cuda/guarded.h"
+#include "cuda/initialize.h"
 #include "cuda/launch.h"
 #include "cuda/naive/naive.h"
 #include "ffi/arguments.h"
@@ -20,17 +22,22 @@ using ffi::Error;
 using Result = ffi::Result<AnyBuffer>;
 using Entries = ffi::Span<const int64_t>;
 
-template <auto kLoad>
-Error initialize() {
-  return guarded(kLoad);
+int64_t fused_workspace(const Problem& problem, Stored stored, bool deterministic) {
+  return fused_backward_workspace(problem, stored, deterministic);
 }
 
-int64_t fused_workspace(const Problem& problem, Stored) {
-  return fused_backward_workspace(problem);
-}
-
-int64_t gemm_workspace(const Problem& problem, Stored) {
+int64_t gemm_workspace(const Problem& problem, Stored, bool) {
   return gemm_backward_workspace(problem);
+}
+
+int64_t naive_workspace(const Problem& problem, Stored stored, bool) {
+  return naive_backward_workspace(problem, stored);
+}
+
+// A backward pass that is deterministic in any case.
+template <auto kLaunch>
+std::string deterministic(const Backward& arguments, bool, cudaStream_t stream) {
+  return kLaunch(arguments, stream);
 }
 
 std::string check_workspace(const AnyBuffer& workspace, int64_t needed) {
@@ -77,6 +84,26 @@ Error forward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer val
                      [&](const Forward& arguments) { return kLaunch(arguments, stream); });
 }
 
+// The same by a plan, where there are its numbers and not a single one.
+Error fused_forward_by_plan(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer value,
+                            AnyBuffer additional_keys, AnyBuffer additional_values, AnyBuffer bias,
+                            AnyBuffer origins, Result out, Result lse, Entries length,
+                            Entries window, Entries stride, Entries dilation, Entries causal,
+                            Entries boundary, double scale, int64_t precision, Entries plan) {
+  ForwardPlan asked;
+  const bool planned = plan.size() != 1;
+  if (planned && !read_plan(plan.begin(), plan.size(), asked))
+    return Error::InvalidArgument("jax_na: plan should be 1 number or " +
+                                  std::to_string(kPlanNumbers) + ", but has " +
+                                  std::to_string(plan.size()));
+  return run_forward({query, key, value, additional_keys, additional_values, bias, origins}, out,
+                     lse, {length, window, stride, dilation, causal, boundary, scale}, precision,
+                     [&](const Forward& arguments) {
+                       return planned ? planned_forward(arguments, asked, stream)
+                                      : fused_forward(arguments, stream);
+                     });
+}
+
 // The same where the launch needs a workspace, which is one more result.
 template <auto kLaunch, auto kWorkspace>
 Error forward_in_workspace(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer value,
@@ -100,7 +127,7 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
                Result dquery, Result dkey, Result dvalue, Result dadditional_keys,
                Result dadditional_values, Result dbias, Result workspace, Entries length,
                Entries window, Entries stride, Entries dilation, Entries causal, Entries boundary,
-               double scale, int64_t precision) {
+               double scale, int64_t precision, int64_t deterministic) {
   Backward arguments{};
   if (Error e =
           read_backward({query, key, value, additional_keys, additional_values, bias, origins},
@@ -120,8 +147,8 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
     }
     return Error::Success();
   }
-  if (const std::string wrong =
-          check_workspace(*workspace, kWorkspace(arguments.problem, arguments.stored));
+  if (const std::string wrong = check_workspace(
+          *workspace, kWorkspace(arguments.problem, arguments.stored, deterministic != 0));
       !wrong.empty())
     return Error::InvalidArgument("jax_na: " + wrong);
   arguments.precision = precision == 0 ? Precision::kDefault : Precision::kHighest;
@@ -147,7 +174,7 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
     const std::string wrong =
         check_alignment({arguments.query, arguments.key, arguments.value, arguments.out,
                          arguments.dout, arguments.dquery, arguments.dkey, arguments.dvalue});
-    return wrong.empty() ? kLaunch(arguments, stream) : wrong;
+    return wrong.empty() ? kLaunch(arguments, deterministic != 0, stream) : wrong;
   });
 }
 
@@ -182,17 +209,26 @@ Error backward(cudaStream_t stream, AnyBuffer query, AnyBuffer key, AnyBuffer va
           .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()                             \
           .JAX_NA_INPUTS.JAX_NA_BACKWARD_INPUTS.JAX_NA_GRADIENTS                     \
           .Ret<xla::ffi::AnyBuffer>() /* workspace */                                \
-          .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision"),                             \
+          .JAX_NA_ATTRIBUTES.Attr<int64_t>("precision")                              \
+          .Attr<int64_t>("deterministic"),                                           \
       {xla::ffi::Traits::kCmdBufferCompatible})
 
 JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_fused_initialize, load_kernels);
-JAX_NA_DEFINE_FORWARD(jax_na_cuda_fused_forward, fused_forward);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_fused_forward, jax_na::cuda::fused_forward_by_plan,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::PlatformStream<cudaStream_t>>()
+                                  .JAX_NA_INPUTS.JAX_NA_RESULTS.JAX_NA_ATTRIBUTES
+                                  .Attr<int64_t>("precision")
+                                  .Attr<xla::ffi::Span<const int64_t>>("plan"),
+                              {xla::ffi::Traits::kCmdBufferCompatible});
 JAX_NA_DEFINE_BACKWARD(jax_na_cuda_fused_backward, fused_backward, fused_workspace);
 
 JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_gemm_initialize, load_gemm_kernels);
 JAX_NA_DEFINE_FORWARD_IN_WORKSPACE(jax_na_cuda_gemm_forward, gemm_forward, gemm_forward_workspace);
-JAX_NA_DEFINE_BACKWARD(jax_na_cuda_gemm_backward, gemm_backward, gemm_workspace);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_gemm_backward, deterministic<jax_na::cuda::gemm_backward>,
+                       gemm_workspace);
 
 JAX_NA_DEFINE_INITIALIZE(jax_na_cuda_naive_initialize, load_naive_kernels);
 JAX_NA_DEFINE_FORWARD(jax_na_cuda_naive_forward, naive_forward);
-JAX_NA_DEFINE_BACKWARD(jax_na_cuda_naive_backward, naive_backward, naive_backward_workspace);
+JAX_NA_DEFINE_BACKWARD(jax_na_cuda_naive_backward, deterministic<jax_na::cuda::naive_backward>,
+                       naive_workspace);

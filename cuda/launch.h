@@ -59,12 +59,11 @@ struct Backward {
 // Each launches on `stream` without allocating or waiting, and returns an empty text or what is
 // wrong.
 std::string fused_forward(const Forward& arguments, cudaStream_t stream);
-std::string fused_backward(const Backward& arguments, cudaStream_t stream);
-int64_t fused_backward_workspace(const Problem& problem);
-
-// Which kernel fused_forward runs on the current device, how it cuts the problem, and what it is
-// preferred to.
-std::string explain_forward(const Problem& problem, Stored stored, Precision precision);
+//
+// A deterministic backward pass has the same bits in every run. The other one may make sums in any
+// order where that is faster.
+std::string fused_backward(const Backward& arguments, bool deterministic, cudaStream_t stream);
+int64_t fused_backward_workspace(const Problem& problem, Stored stored, bool deterministic);
 
 // Loads every kernel of the library, so that no launch has to.
 std::string load_kernels();

@@ -3,10 +3,12 @@ tokens.
 """
 
 from jax_na._attention import RESIDUAL_NAMES, na1d, na2d, na3d, neighborhood_attention
+from jax_na._cuda_plan import CudaPlan, CudaPlans, cuda_plans
 from jax_na._export import export_safety_checks
 from jax_na._implementations import Implementation, implementations
 from jax_na._merge import merge
 from jax_na._plan import Plan, plan
+from jax_na._tune import Measurement, Tuning, tune
 from jax_na._unfused import na_av, na_qk
 from jax_na._window import Window
 
@@ -14,9 +16,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "RESIDUAL_NAMES",
+    "CudaPlan",
+    "CudaPlans",
     "Implementation",
+    "Measurement",
     "Plan",
+    "Tuning",
     "Window",
+    "cuda_plans",
     "export_safety_checks",
     "implementations",
     "merge",
@@ -27,4 +34,5 @@ __all__ = [
     "na_qk",
     "neighborhood_attention",
     "plan",
+    "tune",
 ]

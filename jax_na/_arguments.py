@@ -103,6 +103,13 @@ def read_precision(precision: Any) -> jax.lax.Precision | None:
         ) from None
 
 
+def read_flag(name: str, value: Any) -> bool:
+    """True or False, known when tracing."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} should be True or False, but got {value!r}")
+    return bool(value)
+
+
 def read_heads(name: str, array: jax.Array, query: jax.Array) -> int:
     """Number of heads of a key or value tensor, which should divide the query's."""
     heads, kv_heads = query.shape[-2], array.shape[-2]

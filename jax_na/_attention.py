@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_na import _ffi, _xla
-from jax_na._arguments import Arguments, read_arguments, read_precision, window_of
-from jax_na._implementations import candidates, kernels, require
+from jax_na import _core, _ffi, _xla
+from jax_na._arguments import Arguments, read_arguments, read_flag, read_precision, window_of
+from jax_na._cuda_plan import CudaPlan, check_plan
+from jax_na._implementations import candidates, kernels, require, require_order
 from jax_na._operation import Call, operation, refusing_forward_mode, vary_alike
 from jax_na._sharding import without_explicit_axes
 from jax_na._window import Boundary
@@ -49,9 +51,7 @@ def _attend_backward(call: Call, residuals, cotangents):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _compiled(
-    a: Arguments, precision: jax.lax.Precision | None, name: str | None
-) -> tuple[jax.Array, jax.Array]:
+def _compiled(a: Arguments, options: _ffi.Options, name: str | None) -> tuple[jax.Array, jax.Array]:
     """By the kernels of the implementation `name`, or of the best one, which is pure JAX where no
     kernels can do it, if it is None.
     """
@@ -86,8 +86,10 @@ def _compiled(
     )
     origins = jnp.zeros((2, 3), jnp.int32)
     found = kernels(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
+    if options.deterministic and name is None:
+        require_order(found)
     with refusing_forward_mode():
-        results: Any = _attend(Call(geometry, precision, found, name is None), *operands, origins)
+        results: Any = _attend(Call(geometry, options, found, name is None), *operands, origins)
 
     def off_grid(x: jax.Array) -> jax.Array:
         x = jnp.squeeze(x, tuple(range(1, 1 + lead)))
@@ -116,18 +118,54 @@ def _pure(a: Arguments, precision: jax.lax.Precision | None) -> tuple[jax.Array,
     return out.reshape(*a.batch, *out.shape[1:]), lse.reshape(*a.batch, *lse.shape[1:])
 
 
+def _plan_numbers(
+    a: Arguments, implementation: str | Sequence[str] | None, plan: CudaPlan
+) -> tuple[int, ...]:
+    """Those of a plan that suits the problem, as a custom call reads it."""
+    if implementation not in (None, "fused"):
+        raise ValueError(
+            "plan is for the fused kernels: implementation should be None or 'fused', but got "
+            f"{implementation!r}"
+        )
+    head_dim, value_dim = a.query.shape[-1], a.value.shape[-1]
+    problem = _ffi.Geometry.of(a.window, a.spatial, a.scale).problem(
+        math.prod(a.batch),
+        a.query.shape[-2],
+        a.key.shape[-2],
+        head_dim,
+        value_dim,
+        0 if a.additional_keys is None else a.additional_keys.shape[-3],
+        0 if a.bias is None else 1,
+    )
+    fused = ("cuda", "fused") in kernels("fused", a.query.dtype, head_dim, value_dim)
+    if _core.has_cuda and not fused:
+        raise ValueError(
+            f"plan is for the fused kernels, which do not run {a.query.dtype} and head dimensions "
+            f"of {head_dim} and {value_dim} on CUDA devices"
+        )
+    return tuple(check_plan(plan, a.window, problem, a.query.dtype).numbers())
+
+
 def _run(
-    a: Arguments, implementation: str | Sequence[str] | None, precision: Any
+    a: Arguments,
+    implementation: str | Sequence[str] | None,
+    precision: Any,
+    plan: CudaPlan | None,
+    deterministic: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    precision = read_precision(precision)
+    options = _ffi.Options(read_precision(precision), read_flag("deterministic", deterministic))
+    if plan is not None:
+        options = dataclasses.replace(options, plan=_plan_numbers(a, implementation, plan))
     refusals = []
     for name in candidates(implementation):
         try:
             if name == "xla":
-                return _pure(a, precision)
+                if options.deterministic:
+                    require_order(())
+                return _pure(a, options.precision)
             if name is not None:
                 require(name, a.query.dtype, a.query.shape[-1], a.value.shape[-1])
-            return _compiled(a, precision, name)
+            return _compiled(a, options, name)
         except NotImplementedError as refusal:
             refusals.append(str(refusal))
     raise NotImplementedError("; ".join(refusals))
@@ -149,6 +187,8 @@ def neighborhood_attention(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    plan: CudaPlan | None = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """Neighborhood attention: every token attends to a box of nearby tokens of a 1-D, 2-D or 3-D
@@ -185,6 +225,12 @@ def neighborhood_attention(
       precision: of the matrix products, as in ``jax.numpy.einsum``. Float32 on CUDA is multiplied
         in TF32 by default, and to float32's accuracy with anything above "default". The CPU kernels
         always compute in full float32 (float64 for float64).
+      plan: how the fused kernels cut the forward pass on CUDA devices, from :func:`cuda_plans` or
+        :func:`tune`; None for what is predicted to be the fastest. Other platforms and the backward
+        pass plan for themselves.
+      deterministic: insists on gradients that have the same bits in every run of a program, on the
+        CPU with any number of threads. The compiled kernels have them by default, unless others
+        are faster by more than a tenth; on CUDA "xla" raises, since XLA orders its sums itself.
       return_lse: also return the log-sum-exp of the scores.
 
     Returns:
@@ -202,7 +248,7 @@ def neighborhood_attention(
     arguments = read_arguments(
         query, key, value, window, scale, additional_keys, additional_values, relative_position_bias
     )
-    out, lse = _run(arguments, implementation, precision)
+    out, lse = _run(arguments, implementation, precision, plan, deterministic)
     return (out, lse) if return_lse else out
 
 
@@ -222,6 +268,8 @@ def na1d(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    plan: CudaPlan | None = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """1-D neighborhood attention over [..., length, heads, head_dim]: see
@@ -245,6 +293,8 @@ def na1d(
         relative_position_bias=relative_position_bias,
         implementation=implementation,
         precision=precision,
+        plan=plan,
+        deterministic=deterministic,
         return_lse=return_lse,
     )
 
@@ -265,6 +315,8 @@ def na2d(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    plan: CudaPlan | None = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """2-D neighborhood attention over [..., height, width, heads, head_dim]: see
@@ -288,6 +340,8 @@ def na2d(
         relative_position_bias=relative_position_bias,
         implementation=implementation,
         precision=precision,
+        plan=plan,
+        deterministic=deterministic,
         return_lse=return_lse,
     )
 
@@ -308,6 +362,8 @@ def na3d(
     relative_position_bias: Any = None,
     implementation: str | Sequence[str] | None = None,
     precision: Any = None,
+    plan: CudaPlan | None = None,
+    deterministic: bool = False,
     return_lse: bool = False,
 ) -> Any:
     """3-D neighborhood attention over [..., depth, height, width, heads, head_dim]: see
@@ -331,5 +387,7 @@ def na3d(
         relative_position_bias=relative_position_bias,
         implementation=implementation,
         precision=precision,
+        plan=plan,
+        deterministic=deterministic,
         return_lse=return_lse,
     )

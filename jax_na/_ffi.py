@@ -175,18 +175,37 @@ def backward_results(query, key, value, additional_keys, additional_values, bias
     )
 
 
-def _extra_attributes(platform: str, precision: jax.lax.Precision | None) -> dict[str, np.int64]:
-    if platform == "cpu":
-        return {}
-    highest = precision not in (None, jax.lax.Precision.DEFAULT)
-    return {"precision": np.int64(highest)}
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a caller leaves to the kernels, or insists on."""
+
+    precision: jax.lax.Precision | None = None
+    # Whether gradients have to have the same bits in every run. All else has them in any case.
+    deterministic: bool = False
+    # The numbers of the plan of the fused forward pass on CUDA, or a single one for the best.
+    plan: tuple[int, ...] = (0,)
+
+    def attributes(
+        self, platform: str, implementation: str, kind: str, dtype: jnp.dtype
+    ) -> dict[str, Any]:
+        """The attributes of the custom calls that say so."""
+        if platform == "cpu":  # exact and deterministic
+            return {}
+        # Products of 16-bit numbers are exact in any case.
+        highest = dtype == jnp.float32 and self.precision not in (None, jax.lax.Precision.DEFAULT)
+        found: dict[str, Any] = {"precision": np.int64(highest)}
+        if kind == "forward" and implementation == "fused":
+            found["plan"] = np.array(self.plan, np.int64)
+        if kind == "backward":
+            found["deterministic"] = np.int64(self.deterministic)
+        return found
 
 
 def forward(
     geometry: Geometry,
     platform: str,
     implementation: str,
-    precision: jax.lax.Precision | None,
+    options: Options,
     *operands: jax.Array,
 ):
     """out [B, z, y, x, N, Dv] and lse [B, z, y, x, N] by a custom call.
@@ -196,14 +215,14 @@ def forward(
     origins int32 [2, 3].
     """
     results = forward_results(*operands)
-    return _call(geometry, platform, implementation, "forward", precision, results, *operands)
+    return _call(geometry, platform, implementation, "forward", options, results, *operands)
 
 
 def backward(
     geometry: Geometry,
     platform: str,
     implementation: str,
-    precision: jax.lax.Precision | None,
+    options: Options,
     *operands: jax.Array,
 ):
     """The gradients of the first six operands by a custom call; that of bias is [B, N, 2w-1 per
@@ -212,23 +231,35 @@ def backward(
     Operands: those of :func:`forward`, then out, lse and their cotangents.
     """
     results = backward_results(*operands)
-    return _call(geometry, platform, implementation, "backward", precision, results, *operands)
+    return _call(geometry, platform, implementation, "backward", options, results, *operands)
 
 
-def _call(geometry, platform, implementation, kind, precision, results, *operands):
+def _call(geometry, platform, implementation, kind, options, results, *operands):
     """The results of a custom call, without its scratch space."""
     count = len(results)
     if platform == "cuda" and (kind == "backward" or implementation == "gemm"):
-        results = (*results, _workspace(geometry, implementation, kind, *operands[:6]))
+        size = _workspace_size(geometry, implementation, kind, options, *operands[:6])
+        workspace = result_like(operands[0], (size,), jnp.dtype(jnp.uint8), alike=0)
+        results = (*results, workspace)
     call = jax.ffi.ffi_call(TARGETS[platform, implementation] + f"_{kind}", results)
-    found = call(*operands, **geometry.attributes(), **_extra_attributes(platform, precision))
+    attributes = options.attributes(platform, implementation, kind, operands[0].dtype)
+    found = call(*operands, **geometry.attributes(), **attributes)
     return tuple(found[:count])
 
 
-def _workspace(
-    geometry: Geometry, implementation: str, kind: str, query, key, value, additional_keys, _, bias
-):
-    """The type of the scratch space of a CUDA call."""
+def _workspace_size(
+    geometry: Geometry,
+    implementation: str,
+    kind: str,
+    options: Options,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    additional_keys: jax.Array,
+    _: jax.Array,
+    bias: jax.Array,
+) -> int:
+    """Bytes of scratch space of a CUDA call."""
     problem = geometry.problem(
         query.shape[0],
         query.shape[-2],
@@ -239,14 +270,12 @@ def _workspace(
         bias.shape[0],
     )
     if implementation == "naive":
-        size = _core.cuda_naive_backward_workspace(problem, query.dtype == jnp.float64)
-    elif implementation == "gemm" and kind == "forward":
-        size = _core.cuda_gemm_forward_workspace(problem)
-    elif implementation == "gemm":
-        size = _core.cuda_gemm_backward_workspace(problem)
-    else:
-        size = _core.cuda_fused_backward_workspace(problem)
-    return result_like(query, (size,), jnp.dtype(jnp.uint8), alike=0)
+        return _core.cuda_naive_backward_workspace(problem, query.dtype == jnp.float64)
+    if implementation == "gemm" and kind == "forward":
+        return _core.cuda_gemm_forward_workspace(problem)
+    if implementation == "gemm":
+        return _core.cuda_gemm_backward_workspace(problem)
+    return _core.cuda_fused_backward_workspace(problem, query.dtype.name, options.deterministic)
 
 
 def unfused_results(geometry: Geometry, kind: str, group: int, *operands: jax.Array):

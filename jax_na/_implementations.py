@@ -147,6 +147,17 @@ def require(name: str, dtype: jnp.dtype, head_dim: int, value_dim: int) -> None:
         )
 
 
+def require_order(found: Sequence[tuple[str, str]]) -> None:
+    """Raises where pure JAX would run on CUDA, for want of kernels there among the ones `found`:
+    the order of its sums is XLA's.
+    """
+    if is_default("cuda") and "cuda" not in dict(found):
+        raise NotImplementedError(
+            "jax_na: implementation='xla' is not deterministic on CUDA by itself: there, leave "
+            "deterministic=True out and set XLA_FLAGS=--xla_gpu_deterministic_ops=true"
+        )
+
+
 def is_default(platform: str) -> bool:
     """Whether JAX runs on `platform` by default."""
     return _platform(None) == platform

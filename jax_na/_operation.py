@@ -32,7 +32,7 @@ class Call:
     """What identifies an operation: the geometry, and how it may be computed."""
 
     geometry: _ffi.Geometry
-    precision: jax.lax.Precision | None
+    options: _ffi.Options
     # The compiled kernels that run, by platform.
     kernels: tuple[tuple[str, str], ...]
     # Whether other platforms run pure JAX (implementation=None) or are refused.
@@ -53,7 +53,10 @@ def _xla_forward(call: Call, query, key, value, additional_keys, additional_valu
     del origins  # only whole axes come here
     geometry = call.geometry
     attend = functools.partial(
-        _xla.attention, window=_window(geometry), scale=geometry.scale, precision=call.precision
+        _xla.attention,
+        window=_window(geometry),
+        scale=geometry.scale,
+        precision=call.options.precision,
     )
     has_more = additional_keys.shape[1] > 0
 
@@ -113,7 +116,7 @@ _KINDS = {
 def _per_platform(call: Call, kind: _Kind) -> Callable[..., Any]:
     branches = {
         platform: functools.partial(
-            kind.compiled, call.geometry, platform, implementation, call.precision
+            kind.compiled, call.geometry, platform, implementation, call.options
         )
         for platform, implementation in call.kernels
     }

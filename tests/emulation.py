@@ -94,7 +94,7 @@ def build(directory: pathlib.Path) -> dict[str, pathlib.Path]:
         name = str(path.relative_to(ROOT))
         if path.stem.endswith("ptx_test"):  # of the emulation alone, with kernels of its own
             own_tests.append(Source(name, kernels=True))
-        else:
+        elif path.stem != "on_gpu":
             (attention_tests if path.stem.endswith("_test") else shared).append(Source(name))
     under_test = [*_kernels(), *_hosts(), *shared, *emulation]
 

@@ -42,6 +42,10 @@ def test_features(programs, program):
         assert sum(kind in line for line in lines) >= 15
 
 
+def test_order_of_warps_does_not_matter(programs):
+    assert len(run(programs["attention_test"], "--orders")) > 8
+
+
 def test_every_instance(programs):
     """Every compiled kernel, whether or not the planner prefers it for small problems."""
     assert len(run(programs["attention_test"], "--instances")) > 40
@@ -62,3 +66,4 @@ def test_naive_kernels(programs, program):
 
 def test_hopper_kernels(programs):
     assert len(run(programs["hopper_test"])) > 30
+    assert len(run(programs["hopper_test"], "--random", 32, 0)) > 20

@@ -9,7 +9,7 @@ import pytest
 from jax import export
 
 import jax_na
-from jax_na import _core
+from jax_na import _core, _implementations
 
 FUNCTIONS = {1: jax_na.na1d, 2: jax_na.na2d, 3: jax_na.na3d}
 SHAPES = {1: (40,), 2: (6, 7), 3: (3, 4, 5)}
@@ -76,14 +76,42 @@ def test_named_residuals_save_the_recomputation(names, forward):
 
 @needs_kernels
 def test_precision_is_an_attribute():
-    def precision(value):
-        lowered = jax.jit(attend(2, precision=value)).trace(query(2, "float32"))
+    def precision(value, dtype="float32"):
+        lowered = jax.jit(attend(2, precision=value)).trace(query(2, dtype))
         return re.findall(
             r"precision = (\d)", lowered.lower(lowering_platforms=("cuda",)).as_text()
         )
 
     assert precision(None) == precision("default") == ["0"]
     assert precision("highest") == ["1"]
+    # Products of 16-bit numbers are exact anyway, and there are no other kernels for them.
+    assert precision("highest", "bfloat16") == precision("highest", "float16") == ["0"]
+
+
+@needs_kernels
+def test_deterministic_is_an_attribute_of_the_backward_pass():
+    def found(**options):
+        lowered = jax.jit(jax.grad(loss(2, **options))).trace(query(2))
+        text = lowered.lower(lowering_platforms=("cuda",)).as_text()
+        return re.findall(r"@(jax_na_\w+).*?deterministic = (\d)", text)
+
+    assert found() == found(deterministic=False) == [(BACKWARD, "0")]
+    assert found(deterministic=True) == [(BACKWARD, "1")]
+
+
+@pytest.mark.parametrize(
+    ("implementation", "head_dim"), [("xla", 32), (("gemm", "xla"), 264), (None, 264)]
+)
+def test_pure_jax_is_not_called_deterministic_on_cuda(monkeypatch, implementation, head_dim):
+    def run():
+        q = query(2, head_dim=head_dim)
+        jax.eval_shape(attend(2, implementation=implementation, deterministic=True), q)
+
+    if implementation == "xla" or implementation is None:
+        run()  # on CPUs it is
+    monkeypatch.setattr(_implementations, "_platform", lambda name: name or "cuda")
+    with pytest.raises(NotImplementedError, match="xla_gpu_deterministic_ops"):
+        run()
 
 
 @needs_kernels

@@ -21,7 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from raw_calls import Specification, forward
+from raw_calls import ON_CPU
+from specification import Specification
 
 from jax_na import _ffi
 from jax_na._window import BOUNDARIES
@@ -351,7 +352,7 @@ def line_call(length: int, window: int, dilation: int, scale: float) -> list[np.
     token, none = np.ones((1, 1, 1, 1, 1, 2), np.float32), np.ones((1, 0, 1, 2), np.float32)
     bias = np.ones((0, 1, 1, 1, 2 * window - 1), np.float32)
     operands = (token, token, token, none, none, bias, np.zeros((2, 3), np.int32))
-    return [np.asarray(x) for x in forward(geometry, *operands)]
+    return [np.asarray(x) for x in ON_CPU.forward(geometry, *operands)]
 
 
 def test_a_slab_costs_what_it_holds_however_long_its_axis_is():

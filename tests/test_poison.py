@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from raw_calls import NOWHERE, Specification, backward, bias_index, forward
+from raw_calls import NOWHERE
+from specification import Specification, bias_index
 
 from jax_na._ffi import Geometry, lse_dtype
 
@@ -47,9 +48,9 @@ GEOMETRIES = [
 ]
 
 
-def operands_of(geometry, dtype="float32", heads=2, bias=1, additional=1, depth=3, seed=0):
+def operands_of(kernels, geometry, dtype="float32", heads=2, bias=1, additional=1, seed=0):
     """Standard normal operands of a whole grid: two query heads to a key head."""
-    rng = np.random.default_rng(seed)
+    rng, depth = np.random.default_rng(seed), kernels.features(3)
 
     def normal(*shape, kind=dtype):
         return rng.standard_normal(shape).astype(jnp.dtype(kind))
@@ -79,15 +80,15 @@ def tokens(x):
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("operand", ["key", "value"])
-def test_a_poisoned_key_reaches_only_the_queries_that_see_it(geometry, operand):
+def test_a_poisoned_key_reaches_only_the_queries_that_see_it(careful_kernels, geometry, operand):
     seen = visible(geometry)
-    clean = operands_of(geometry)
-    clean_out, clean_lse = map(tokens, forward(geometry, *clean))
+    clean = operands_of(careful_kernels, geometry)
+    clean_out, clean_lse = map(tokens, careful_kernels.forward(geometry, *clean))
     for place in range(0, len(seen), 3):
         for poison in POISON:
             operands = [np.array(x) for x in clean]
             tokens(operands[1 if operand == "key" else 2])[place] = poison
-            out, lse = map(tokens, forward(geometry, *operands))
+            out, lse = map(tokens, careful_kernels.forward(geometry, *operands))
             unseen = ~seen[:, place]
             label = f"{poison} at {place}, seen by {np.flatnonzero(~unseen)}, "
             hit = np.flatnonzero((spoiled(out) | spoiled(lse)) & unseen)
@@ -98,20 +99,26 @@ def test_a_poisoned_key_reaches_only_the_queries_that_see_it(geometry, operand):
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_a_poisoned_query_reaches_only_itself_and_the_gradients_of_its_keys(geometry):
+def test_a_poisoned_query_reaches_only_itself_and_the_gradients_of_its_keys(
+    careful_kernels, geometry
+):
     seen = visible(geometry)
-    clean = operands_of(geometry, bias=0, additional=0)
+    clean = operands_of(careful_kernels, geometry, bias=0, additional=0)
     rng = np.random.default_rng(1)
-    rows = forward(geometry, *clean)
+    rows = careful_kernels.forward(geometry, *clean)
     cotangents = [rng.standard_normal(x.shape).astype(np.float32) for x in rows]
-    expected = [tokens(x) for x in backward(geometry, *clean, *rows, *cotangents)[:3]]
+    expected = [
+        tokens(x) for x in careful_kernels.backward(geometry, *clean, *rows, *cotangents)[:3]
+    ]
     for place in range(0, len(seen), 3):
         operands = [np.array(x) for x in clean]
         tokens(operands[0])[place] = np.nan
-        rows = forward(geometry, *operands)
+        rows = careful_kernels.forward(geometry, *operands)
         for x in rows:
             np.testing.assert_array_equal(np.flatnonzero(spoiled(tokens(x))), [place])
-        found = [tokens(x) for x in backward(geometry, *operands, *rows, *cotangents)[:3]]
+        found = [
+            tokens(x) for x in careful_kernels.backward(geometry, *operands, *rows, *cotangents)[:3]
+        ]
         others = [np.arange(len(seen)) != place, ~seen[place], ~seen[place]]
         for name, ours, theirs, mask in zip("qkv", found, expected, others, strict=True):
             hit = np.flatnonzero(spoiled(ours) & mask)
@@ -121,15 +128,17 @@ def test_a_poisoned_query_reaches_only_itself_and_the_gradients_of_its_keys(geom
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("operand", ["key", "value"])
-def test_a_poisoned_key_reaches_only_the_gradients_of_what_shares_a_query(geometry, operand):
+def test_a_poisoned_key_reaches_only_the_gradients_of_what_shares_a_query(
+    careful_kernels, geometry, operand
+):
     seen = visible(geometry)
-    operands = operands_of(geometry, bias=0, additional=0)
+    operands = operands_of(careful_kernels, geometry, bias=0, additional=0)
     for place in range(0, len(seen), 5):
         poisoned = [np.array(x) for x in operands]
         tokens(poisoned[1 if operand == "key" else 2])[place] = np.nan
-        rows = forward(geometry, *poisoned)
+        rows = careful_kernels.forward(geometry, *poisoned)
         # What the queries that see it held is theirs: only what the kernel itself spreads is asked.
-        gradients = backward(geometry, *poisoned, *rows, *map(jnp.ones_like, rows))
+        gradients = careful_kernels.backward(geometry, *poisoned, *rows, *map(jnp.ones_like, rows))
         hit_keys = seen[seen[:, place]].any(0)
         for name, gradient, allowed in zip(
             "qkv", gradients, (seen[:, place], hit_keys, hit_keys), strict=False
@@ -142,39 +151,59 @@ def test_a_poisoned_key_reaches_only_the_gradients_of_what_shares_a_query(geomet
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 
 
-def check_against_specification(geometry, operands, backward_too=True):
+def need(kernels, dtype):
+    if dtype not in kernels.dtypes:
+        pytest.skip(f"{kernels} do not compute in {dtype}")
+
+
+def check_against_specification(kernels, geometry, operands, backward_too=True):
     """Results and gradients of a call on NumPy operands, in the operands' type."""
     dtype = operands[0].dtype.name
     near = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
     expected = Specification(geometry, *operands)
-    rows = forward(geometry, *operands)
+    rows = kernels.forward(geometry, *operands)
     for ours, theirs in zip(rows, (expected.out, expected.lse), strict=True):
         np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, **near)
     if backward_too:
         rng = np.random.default_rng(2)
         cotangents = [rng.standard_normal(x.shape).astype(x.dtype) for x in rows]
-        found = backward(geometry, *operands, *rows, *cotangents)
+        found = kernels.backward(geometry, *operands, *rows, *cotangents)
         for ours, theirs in zip(found, expected.gradients(*cotangents), strict=True):
             size = max(1.0, np.abs(theirs).max(initial=0))
             np.testing.assert_allclose(np.asarray(ours, np.float64) / size, theirs / size, **near)
 
 
-def calls_in_dirty_memory():
+def spoil_memory(kernels):
+    """Leaves NaN in memory of all sizes that the device's allocator will hand out again."""
+    if kernels.platform == "cuda":
+        spoiled = [jnp.full(2**i, 0xFF, jnp.uint8) for i in range(8, 24) for _ in range(8)]
+        for array in jax.block_until_ready(spoiled):
+            array.delete()
+
+
+def calls_in_dirty_memory(kernels):
     """Every type, with and without bias and additional tokens, in this process's memory."""
-    for dtype in TOLERANCE:
+    for dtype in kernels.dtypes:
         with jax.enable_x64(dtype == "float64"):
             for i, geometry in enumerate(GEOMETRIES[::3]):
                 extras = {"bias": i % 2, "additional": (2, 0, 0)[i]}
-                check_against_specification(geometry, operands_of(geometry, dtype, **extras))
+                operands = operands_of(kernels, geometry, dtype, **extras)
+                spoil_memory(kernels)
+                check_against_specification(kernels, geometry, operands)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's MALLOC_PERTURB_")
-def test_no_result_is_left_as_it_was_allocated():
-    """All memory comes filled with 0xfe: NaN in float16, -1e38 and beyond in the other types."""
+def test_no_result_is_left_as_it_was_allocated(kernels):
+    """All memory comes filled with 0xfe: NaN in float16, -1e38 and beyond in the other types. On a
+    GPU it comes with NaN.
+    """
+    if kernels.platform == "cuda":
+        calls_in_dirty_memory(kernels)
+        return
     program = (
-        "import numpy as np, test_poison\n"
+        "import numpy as np, raw_calls, test_poison\n"
         "assert (np.empty(1 << 16, np.uint8) == 0xFE).all()\n"
-        "test_poison.calls_in_dirty_memory()\n"
+        "test_poison.calls_in_dirty_memory(raw_calls.ON_CPU)\n"
     )
     path = [os.path.dirname(__file__), *sys.path]
     environment = {"PYTHONPATH": os.pathsep.join(path), "MALLOC_PERTURB_": "1"}
@@ -194,17 +223,20 @@ def test_no_result_is_left_as_it_was_allocated():
     # Larger factors are beyond float16.
     [(t, f) for t in TOLERANCE for f in (1e4, 1e9, 1e15, 1e30) if t != "float16" or f == 1e4],
 )
-def test_huge_scores_pick_the_largest_and_gradients_stay_finite(dtype, factor):
+def test_huge_scores_pick_the_largest_and_gradients_stay_finite(kernels, dtype, factor):
+    need(kernels, dtype)
+    if factor > kernels.largest_factor:
+        pytest.skip(f"{kernels} compute with scores of about {kernels.largest_factor:g} at most")
     with jax.enable_x64(dtype == "float64"):
         for geometry in GEOMETRIES[::3]:
-            operands = operands_of(geometry, dtype)
+            operands = operands_of(kernels, geometry, dtype)
             operands[0] = (operands[0] * factor).astype(operands[0].dtype)
             expected = Specification(geometry, *operands)
-            rows = out, lse = forward(geometry, *operands)
+            rows = out, lse = kernels.forward(geometry, *operands)
             near = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
             np.testing.assert_allclose(np.asarray(out, np.float64), expected.out, **near)
             np.testing.assert_allclose(lse, expected.lse, rtol=TOLERANCE[dtype])
-            gradients = backward(geometry, *operands, *rows, *map(jnp.ones_like, rows))
+            gradients = kernels.backward(geometry, *operands, *rows, *map(jnp.ones_like, rows))
             for gradient in gradients:
                 gradient = np.asarray(gradient, np.float64)
                 assert not np.isnan(gradient).any()
@@ -216,25 +248,27 @@ def test_huge_scores_pick_the_largest_and_gradients_stay_finite(dtype, factor):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_denormal_numbers(dtype):
+def test_denormal_numbers(kernels, dtype):
+    need(kernels, dtype)
     tiny = float(jnp.finfo(dtype).tiny) / 8
     with jax.enable_x64(dtype == "float64"):
         for geometry in GEOMETRIES[::3]:
             for place in range(3):
-                operands = operands_of(geometry, dtype)
+                operands = operands_of(kernels, geometry, dtype)
                 operands[place] = (operands[place].astype(np.float64) * tiny).astype(dtype)
-                check_against_specification(geometry, operands)
+                check_against_specification(kernels, geometry, operands)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("additional", [0, 1])
-def test_rows_whose_bias_is_minus_infinity(dtype, additional):
+def test_rows_whose_bias_is_minus_infinity(kernels, dtype, additional):
     """Nothing is left of the window: the additional tokens alone, or out 0 and lse -inf."""
+    need(kernels, dtype)
     with jax.enable_x64(dtype == "float64"):
         for geometry in GEOMETRIES[::2]:
-            operands = operands_of(geometry, dtype, additional=additional)
+            operands = operands_of(kernels, geometry, dtype, additional=additional)
             operands[5][:, 0] = -np.inf
-            check_against_specification(geometry, operands)
-            operands = operands_of(geometry, dtype, additional=additional)
+            check_against_specification(kernels, geometry, operands)
+            operands = operands_of(kernels, geometry, dtype, additional=additional)
             operands[5][..., ::2] = -np.inf
-            check_against_specification(geometry, operands)
+            check_against_specification(kernels, geometry, operands)

@@ -36,6 +36,7 @@ CALLS = [
     ),
     ({"kernel_size": 3, "scale": float("nan")}, r"scale should be finite, but got nan"),
     ({"kernel_size": 3, "precision": "exact"}, r"precision should be None or one of .*got 'exact'"),
+    ({"kernel_size": 3, "deterministic": 1}, "deterministic should be True or False, but got 1"),
     (
         {"kernel_size": 3, "implementation": "best"},
         r"implementation should be None or from .*'best'",

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import Problem, make_inputs, problems
-from raw_calls import NOWHERE, Specification, backward, forward
+from raw_calls import NOWHERE, Kernels
+from specification import Specification
 
 import jax_na
 from jax_na import _core
@@ -17,14 +18,11 @@ from jax_na._ffi import Geometry
 RANDOM = settings(max_examples=12, deadline=None, derandomize=True)
 
 
-def close(ours, expected, name=""):
-    np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10, err_msg=name)
-
-
 class Whole:
     """A random problem on three axes, all of it in one call: operands, results and gradients."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, kernels: Kernels) -> None:
+        problem, self.kernels = kernels.fit(problem), kernels
         window, lead = problem.window, 3 - len(problem.spatial)
 
         def three(values, default):
@@ -39,20 +37,33 @@ class Whole:
             three(window.boundary, "shift"),
             0.5 if problem.scale is None else problem.scale,
         )
-        inputs = make_inputs(problem, "float64")
+        inputs = make_inputs(problem, kernels.exact)
         batch, length = math.prod(problem.batch), self.geometry.length
         tokens = (batch, problem.additional or 0, problem.kv_heads)
         bias = (int(problem.bias), problem.heads, *(2 * w - 1 for w in self.geometry.kernel_size))
         rng = np.random.default_rng(1)
+
+        def normal(*shape: int) -> np.ndarray:
+            return rng.standard_normal(shape).astype(kernels.exact)
+
         self.operands = (
             *(x.reshape(batch, *length, *x.shape[-2:]) for x in inputs.main),
-            rng.standard_normal((*tokens, problem.head_dim)),
-            rng.standard_normal((*tokens, problem.value_dim)),
-            rng.standard_normal(bias),
+            normal(*tokens, problem.head_dim),
+            normal(*tokens, problem.value_dim),
+            normal(*bias),
         )
-        out, lse = forward(self.geometry, *self.operands, NOWHERE)
-        self.rows = out, lse, rng.standard_normal(out.shape), rng.standard_normal(lse.shape)
-        self.gradients = backward(self.geometry, *self.operands, NOWHERE, *self.rows)
+        out, lse = kernels.forward(self.geometry, *self.operands, NOWHERE)
+        self.rows = out, lse, normal(*out.shape), normal(*lse.shape)
+        self.gradients = kernels.backward(self.geometry, *self.operands, NOWHERE, *self.rows)
+
+    def close(self, ours, expected, name=""):
+        """Asserts that the kernels are as exact as they can be."""
+        ours, expected = (np.asarray(x, np.float64) for x in (ours, expected))
+        finite = np.isfinite(expected)
+        np.testing.assert_array_equal(ours[~finite], expected[~finite], name)
+        ours, expected = ours[finite], expected[finite]
+        near = self.kernels.tolerance * max(1.0, np.abs(expected).max(initial=0))
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=near, err_msg=name)
 
     def needed(self, axis: int, begin: int, end: int) -> tuple[int, int]:
         """The keys that the queries [begin, end) of an axis see, unwrapped."""
@@ -90,11 +101,12 @@ class Slab:
         self.operands = (q[self.q], k[self.k], v[self.k], more_k, more_v, bias, self.origins)
 
     def forward(self):
-        return forward(self.whole.geometry, *self.operands)
+        return self.whole.kernels.forward(self.whole.geometry, *self.operands)
 
     def add_gradients(self, rows, sums) -> None:
         """Adds what this slab contributes to the gradients of the whole."""
-        gradients = backward(self.whole.geometry, *self.operands, *(np.asarray(x) for x in rows))
+        rows = (np.asarray(x) for x in rows)
+        gradients = self.whole.kernels.backward(self.whole.geometry, *self.operands, *rows)
         places = (self.q, self.k, self.k)
         for total, part, place in zip(sums[:3], gradients[:3], places, strict=True):
             np.add.at(total, place, part)
@@ -115,9 +127,9 @@ def cuts(draw, begin: int, end: int, most: int) -> list[tuple[int, int]]:
 
 @RANDOM
 @given(problems(max_tokens=60), st.data())
-def test_query_slabs_with_all_their_keys_make_up_the_whole(problem, data):
-    with jax.enable_x64(True):
-        whole = Whole(problem)
+def test_query_slabs_with_all_their_keys_make_up_the_whole(kernels, problem, data):
+    with jax.enable_x64(kernels.exact == "float64"):
+        whole = Whole(problem, kernels)
         sums = [np.zeros(x.shape) for x in whole.gradients]
         pieces = [cuts(data.draw, 0, n, 2) for n in whole.geometry.length]
         for queries in itertools.product(*pieces):
@@ -131,18 +143,18 @@ def test_query_slabs_with_all_their_keys_make_up_the_whole(problem, data):
                 keys.append((max(first - more[0], low), min(last + more[1], high)))
             slab = Slab(whole, queries, keys)
             out, lse = slab.forward()
-            close(out, whole.rows[0][slab.q], f"out of {queries}, {keys}")
-            close(lse, whole.rows[1][slab.q], f"lse of {queries}, {keys}")
+            whole.close(out, whole.rows[0][slab.q], f"out of {queries}, {keys}")
+            whole.close(lse, whole.rows[1][slab.q], f"lse of {queries}, {keys}")
             slab.add_gradients([x[slab.q] for x in whole.rows], sums)
         for i, (total, expected) in enumerate(zip(sums, whole.gradients, strict=True)):
-            close(total, expected, f"gradient {i}")
+            whole.close(total, expected, f"gradient {i}")
 
 
 @RANDOM
 @given(problems(max_tokens=60), st.data())
-def test_key_slabs_merge_to_the_whole(problem, data):
-    with jax.enable_x64(True):
-        whole = Whole(problem)
+def test_key_slabs_merge_to_the_whole(kernels, problem, data):
+    with jax.enable_x64(kernels.exact == "float64"):
+        whole = Whole(problem, kernels)
         length = whole.geometry.length
         queries = [(0, n) for n in length]
         axis = data.draw(st.integers(0, 2))
@@ -155,22 +167,22 @@ def test_key_slabs_merge_to_the_whole(problem, data):
             keys = [piece if a == axis else queries[a] for a in range(3)]
             slabs.append(Slab(whole, queries, keys, additional=i == 0))
         out, lse = jax_na.merge(*zip(*(slab.forward() for slab in slabs), strict=True))
-        close(out, whole.rows[0], f"out of {pieces}")
-        close(lse, whole.rows[1], f"lse of {pieces}")
+        whole.close(out, whole.rows[0], f"out of {pieces}")
+        whole.close(lse, whole.rows[1], f"lse of {pieces}")
         # Weights relative to the merged lse are those of the whole, so gradients add up.
         sums = [np.zeros(x.shape) for x in whole.gradients]
         for slab in slabs:
             slab.add_gradients((out, lse, *whole.rows[2:]), sums)
         for i, (total, expected) in enumerate(zip(sums, whole.gradients, strict=True)):
-            close(total, expected, f"gradient {i}")
+            whole.close(total, expected, f"gradient {i}")
 
 
 @RANDOM
 @given(problems(max_tokens=40), st.data())
-def test_any_slab_matches_the_specification(problem, data):
+def test_any_slab_matches_the_specification(kernels, problem, data):
     """Keys that a slab does not hold are invisible; a row without keys has out 0 and lse -inf."""
-    with jax.enable_x64(True):
-        whole = Whole(problem)
+    with jax.enable_x64(kernels.exact == "float64"):
+        whole = Whole(problem, kernels)
         queries, keys = [], []
         for axis, length in enumerate(whole.geometry.length):
             low, high = whole.limits(axis)
@@ -181,24 +193,24 @@ def test_any_slab_matches_the_specification(problem, data):
         slab = Slab(whole, queries, keys)
         expected = Specification(whole.geometry, *slab.operands)
         out, lse = slab.forward()
-        close(out, expected.out)
-        close(lse, expected.lse)
+        whole.close(out, expected.out)
+        whole.close(lse, expected.lse)
         rows = out, lse, whole.rows[2][slab.q], whole.rows[3][slab.q]
-        gradients = backward(whole.geometry, *slab.operands, *rows)
+        gradients = kernels.backward(whole.geometry, *slab.operands, *rows)
         for i, (ours, theirs) in enumerate(
             zip(gradients, expected.gradients(*rows[2:]), strict=True)
         ):
-            close(ours, theirs, f"gradient {i}")
+            whole.close(ours, theirs, f"gradient {i}")
 
 
-def test_one_compiled_program_serves_every_origin():
-    whole = Whole(Problem("ring", (12,), (5,), boundary=("wrap",)))
+def test_one_compiled_program_serves_every_origin(kernels):
+    whole = Whole(Problem("ring", (12,), (5,), boundary=("wrap",)), kernels)
     traced = []
 
     @jax.jit
     def program(*operands):
         traced.append(operands)
-        return forward(whole.geometry, *operands)
+        return kernels.forward(whole.geometry, *operands)
 
     for begin in range(0, 12, 3):
         whole_line = (0, 1)
@@ -208,5 +220,5 @@ def test_one_compiled_program_serves_every_origin():
             (whole_line, whole_line, (begin - 2, begin + 5)),
         )
         out, _ = program(*slab.operands)
-        np.testing.assert_allclose(out, whole.rows[0][slab.q], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(out, whole.rows[0][slab.q], rtol=5e-5, atol=5e-5)
     assert len(traced) == 1

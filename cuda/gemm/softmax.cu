@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll 4
     for (int slot = lane; slot < rows.slots; slot += 32) {
       if (!visible.holds(slot)) continue;
-      const float score = own[slot] * kLog2E;
+      const float score = __fmul_rn(own[slot], kLog2E);
       const float before = highest;
       highest = fmaxf(highest, score);
       if (highest > -INFINITY) sum = sum * ptx::exp2(before - highest) + ptx::exp2(score - highest);
@@ -84,7 +84,8 @@ __global__ void __launch_bounds__(32 * kWarps)
     if (lane == 0) lse[row] = log_sum * kLn2;
     const float inverse = sum > 0.f ? 1.f / sum : 0.f;
     replace<T, 1>({own}, rows.slots, lane, visible, [&](float (&value)[1]) {
-      value[0] = sum > 0.f ? ptx::exp2(fmaf(value[0], kLog2E, -all)) * inverse : 0.f;
+      // Rounded as it was for the sum: of large scores a fused product would be another number.
+      value[0] = sum > 0.f ? ptx::exp2(__fmul_rn(value[0], kLog2E) - all) * inverse : 0.f;
     });
   }
 }
@@ -109,10 +110,13 @@ __global__ void __launch_bounds__(32 * kWarps)
                      to_float(dout[row * problem.value_dim + i]), product);
     const float of_row = warp_sum(product) - dlse[row];
     if (lane == 0) delta[row] = of_row;
-    const float log_sum = lse[row] * kLog2E;
+    // A row that sees nothing has no weights.
+    const float log_sum = lse[row] == -INFINITY ? INFINITY : lse[row] * kLog2E;
     replace<T, 2>({scores + row * rows.slots, dweights + row * rows.slots}, rows.slots, lane,
                   visible, [&](float (&value)[2]) {
-                    const float weight = ptx::exp2(fmaf(value[0], kLog2E, -log_sum));
+                    // It is 1 at most, whatever the rounding of large scores.
+                    const float exponent = fmaf(value[0], kLog2E, -log_sum);
+                    const float weight = ptx::exp2(exponent > 0.f ? 0.f : exponent);
                     value[0] = weight;
                     value[1] = weight * (value[1] - of_row);
                   });

@@ -9,13 +9,12 @@
 
 #include "cuda/hopper/arguments.h"
 #include "cuda/hopper/mask.h"
-#include "cuda/hopper/products.h"
-#include "cuda/hopper/results.h"
 #include "cuda/hopper/shared.h"
 #include "cuda/hopper/softmax.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/named_barrier.h"
+#include "cuda/ptx/stmatrix.h"
 #include "cuda/ptx/tma.h"
 #include "cuda/ptx/wgmma.h"
 #include "cuda/tile/element.h"
@@ -24,6 +23,56 @@ namespace jax_na::cuda {
 
 constexpr int kTurnBarrier = 1;  // and following, one for each warpgroup
 constexpr int kOwnBarrier = kTurnBarrier + kMostWarpgroups;
+
+// scores = queries keys^T, of a warpgroup's queries and a tile's keys.
+template <typename Shape>
+__device__ __forceinline__ void issue_scores(float (&scores)[Shape::kBlock / 2], uint32_t queries,
+                                             uint32_t keys) {
+  const uint64_t a = ptx::wgmma_operand(queries, 0), b = ptx::wgmma_operand(keys, 0);
+#pragma unroll
+  for (int step = 0; step < Shape::kHeadDim / 16; ++step) {
+    const int panel = step / 4, within = 32 * (step % 4);
+    ptx::wgmma<typename Shape::Element, Shape::kBlock>(
+        scores, ptx::wgmma_advance(a, panel * Shape::kQueryPanelBytes + within),
+        ptx::wgmma_advance(b, panel * Shape::kStagePanelBytes + within), step > 0);
+  }
+}
+
+// out = weights values (+ out where `add` is not 0).
+template <typename Shape>
+__device__ __forceinline__ void issue_combination(float (&out)[Shape::kHeadDim / 2],
+                                                  const uint32_t (&weights)[Shape::kBlock / 16][4],
+                                                  uint32_t values, int add) {
+  const uint64_t b = ptx::wgmma_operand(values, Shape::kStagePanelBytes);
+#pragma unroll
+  for (int step = 0; step < Shape::kBlock / 16; ++step)
+    ptx::wgmma<typename Shape::Element, Shape::kHeadDim>(
+        out, weights[step], ptx::wgmma_advance(b, step * 16 * kPanelRowBytes), step > 0 ? 1 : add);
+}
+
+// Writes a warp's 16 rows of results, scaled, to the panels at `to` as the copy engine reads them.
+template <typename Shape>
+__device__ __forceinline__ void stage_results(const float (&out)[Shape::kHeadDim / 2],
+                                              const float (&factors)[2], uint32_t to, int warp,
+                                              int lane) {
+  using T = typename Shape::Element;
+  constexpr int kRowBytes = 2 * Shape::kOutElements, kChunks = kRowBytes / 16;
+  const int row = 16 * warp + lane % 16;
+  // The swizzle of 128-byte rows is by row, that of 64-byte rows by pair of rows.
+  const int swizzle = kChunks == 8 ? row & 7 : (row >> 1) & 3;
+#pragma unroll
+  for (int step = 0; step < Shape::kHeadDim / 16; ++step) {
+    const float* part = out + 8 * step;
+    const uint32_t words[4] = {pack(part[0] * factors[0], part[1] * factors[0], T()),
+                               pack(part[2] * factors[1], part[3] * factors[1], T()),
+                               pack(part[4] * factors[0], part[5] * factors[0], T()),
+                               pack(part[6] * factors[1], part[7] * factors[1], T())};
+    const int chunk = 2 * step + lane / 16;
+    ptx::stmatrix(to + chunk / kChunks * Shape::kOutPanelBytes + row * kRowBytes +
+                      ((chunk % kChunks) ^ swizzle) * 16,
+                  words);
+  }
+}
 
 template <typename Shape>
 __device__ __forceinline__ void consume(const HopperArguments& arguments,
@@ -131,14 +180,14 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       bool stored = exists[r];
-      int64_t at = item.entry;
+      int64_t at = item.entry * arguments.lse_entry + item.head;
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a) {
         const int place = place_along(places[r], a);
-        stored = stored && place < item.axis[a].rows;
-        at = at * problem.axes[a].query_count + item.axis[a].row + place * problem.axes[a].dilation;
+        stored = stored && place < item.axis[a].queries;
+        at += arguments.lse_steps[a] * (item.axis[a].query + place * problem.axes[a].dilation);
       }
-      if (stored) arguments.lse[at * problem.heads + item.head] = lse[r];
+      if (stored) arguments.lse[at] = lse[r];
     }
   };
 
@@ -165,15 +214,19 @@ __device__ __forceinline__ void consume(const HopperArguments& arguments,
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a) {
         const int offset = plan.offset(warpgroup, a);
-        token[a] = item.axis[a].row + offset * problem.axes[a].dilation;
-        any = any && offset < item.axis[a].rows;
+        token[a] = item.axis[a].query + offset * problem.axes[a].dilation;
+        any = any && offset < item.axis[a].queries;
       }
       if (any) {
 #pragma unroll
-        for (int panel = 0; panel < Shape::kOutPanels; ++panel)
-          ptx::tma_store(&arguments.out, staged + panel * Shape::kOutPanelBytes,
-                         item.head * Shape::kHeadDim + panel * Shape::kOutElements, token[2],
-                         token[1], token[0], item.entry);
+        for (int panel = 0; panel < Shape::kOutPanels; ++panel) {
+          const int column = panel * Shape::kOutElements;
+          if (column >= problem.value_dim) break;
+          const MapPlace place(plan, Shape::kHeadDim, item.head, column, token[2], token[1],
+                               token[0], item.entry);
+          ptx::tma_store(&arguments.out, staged + panel * Shape::kOutPanelBytes, place.at[0],
+                         place.at[1], place.at[2], place.at[3], place.at[4]);
+        }
       }
       ptx::tma_store_commit();
     }

@@ -13,43 +13,44 @@
 namespace jax_na::cuda {
 
 // Describes item `index` in `slot`, by all lanes; false where the dilation group is too short to
-// have it. The tiles of the window follow each other `repeats` times, and `more` tiles after them.
-template <bool kRowsAreKeys, typename Control>
-__device__ inline bool describe_item(const HopperPlan& plan, const Problem& problem,
-                                     const int32_t* origins, Control& control, int slot, int index,
-                                     int repeats, int more) {
+// have it.
+template <typename Shape>
+__device__ inline bool describe_item(const HopperArguments& arguments,
+                                     HopperControl<Shape>& control, int slot, int index) {
+  const HopperPlan& plan = arguments.plan;
+  const Problem& problem = arguments.problem;
   const int lane = threadIdx.x % 32;
   HopperItem& item = control.items[slot];
-  const int first = plan.boxes_along[0].split(index), second = plan.boxes_along[1].split(index);
-  const int third = plan.boxes_along[2].split(index);
+  const int x = plan.boxes_x.split(index), y = plan.boxes_y.split(index);
+  const int z = plan.boxes_z.split(index);
   const int group_x = plan.group_x.split(index), group_y = plan.group_y.split(index);
   const int group_z = plan.group_z.split(index);
   const int head = plan.heads.split(index);
   if (lane < kMaxRank) {
-    const int place = lane == plan.order[0] ? first : lane == plan.order[1] ? second : third;
+    const int place = lane == 2 ? x : lane == 1 ? y : z;
     const int group = lane == 2 ? group_x : lane == 1 ? group_y : group_z;
     Axis axis = problem.axes[lane];
     if (axis.query_count != axis.length || axis.key_count != axis.length) {
-      axis.query_origin = origins[lane];
-      axis.key_origin = origins[kMaxRank + lane];
+      axis.query_origin = arguments.origins[lane];
+      axis.key_origin = arguments.origins[kMaxRank + lane];
     }
-    make_axis_item<kRowsAreKeys>(item.axis[lane], axis, plan, lane, group, place * plan.box(lane));
+    item.axis[lane] = axis_item(axis, plan, lane, group, place * plan.box(lane));
   }
   __syncwarp();
-  const bool exists = item.axis[0].rows > 0 && item.axis[1].rows > 0 && item.axis[2].rows > 0;
+  const bool exists =
+      item.axis[0].queries > 0 && item.axis[1].queries > 0 && item.axis[2].queries > 0;
   if (exists) {
     for (int a = 0; a < kMaxRank; ++a) {
       for (int place = lane; place < plan.box(a); place += 32)
-        control.seen[slot][seen_begin(plan, a) + place] =
-            item.axis[a].template seen<kRowsAreKeys>(place);
+        control.seen[slot][seen_begin(plan, a) + place] = item.axis[a].seen(place);
     }
     if (lane == 0) {
       item.entry = index;
       item.head = head;
       item.windows = item.axis[0].tiles * item.axis[1].tiles * item.axis[2].tiles;
-      // Rows that meet nothing meet one tile, of which everything is hidden.
-      if (item.windows == 0 && more == 0) item.windows = 1;
-      item.total = item.windows * repeats + more;
+      item.total = item.windows + (problem.additional + plan.key_count() - 1) / plan.key_count();
+      // Queries that see nothing see one tile, of which everything is hidden.
+      if (item.total == 0) item.windows = item.total = 1;
       item.last = false;
     }
   }
@@ -59,18 +60,14 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
 
 template <typename Shape>
 __device__ inline void describe(const HopperArguments& arguments, HopperControl<Shape>& control) {
-  const HopperPlan& plan = arguments.plan;
   const int lane = threadIdx.x % 32;
-  const int lines = (arguments.problem.additional + plan.column_count() - 1) / plan.column_count();
   RingPlace<kItemsKnown> place;
   auto wait_until_free = [&] {
     ptx::mbarrier_wait(ptx::shared_address(&control.done[place.stage]), place.parity ^ 1);
   };
-  for (int index = blockIdx.x; index < plan.items; index += gridDim.x) {
+  for (int index = blockIdx.x; index < arguments.plan.items; index += gridDim.x) {
     wait_until_free();
-    if (!describe_item<false>(plan, arguments.problem, arguments.origins, control, place.stage,
-                              index, 1, lines))
-      continue;
+    if (!describe_item(arguments, control, place.stage, index)) continue;
     if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
     place.next();
   }

@@ -8,7 +8,6 @@
 #include <map>
 #include <mutex>
 
-#include "cuda/hopper/device.h"
 #include "cuda/hopper/maps.h"
 
 namespace jax_na::cuda {
@@ -26,88 +25,149 @@ const std::vector<HopperInstance>& instances_of(Stored stored) {
   }
 }
 
-HopperChoice search(const Problem& problem, Stored stored, const HopperDevice& device) {
+// Whether the features of a head are fewer than those of the kernel.
+bool heads_apart(const Problem& problem, const HopperInstance& instance) {
+  return problem.head_dim != instance.limits.head_dim ||
+         problem.value_dim != instance.limits.head_dim;
+}
+
+// The instance that runs the problem, or none and why.
+HopperChoice instance_for(const Problem& problem, Stored stored, const Device& device) {
   HopperChoice choice;
-  if (!device.hopper) {
+  if (!device.hopper()) {
     choice.refusal = "the GPU is not of compute capability 9.0";
   } else if (stored != Stored::kBFloat16 && stored != Stored::kFloat16) {
     choice.refusal = "the elements are neither bfloat16 nor float16";
   } else if (problem.bias_batch > 0) {
     choice.refusal = "there is a relative position bias";
-  } else if (problem.head_dim != problem.value_dim) {
-    choice.refusal = "head_dim of keys and values differ";
   } else {
-    choice.refusal = "head_dim " + std::to_string(problem.head_dim) + " is not compiled";
-    for (const HopperInstance& instance : instances_of(stored)) {
-      if (instance.limits.head_dim != problem.head_dim) continue;
-      HopperPlan plan;
-      if (make_hopper_plan(problem, instance.limits, device.multiprocessors, plan)) {
-        if (choice.instance == nullptr || plan.clocks < choice.plan.clocks) {
-          choice.instance = &instance;
-          choice.plan = plan;
-        }
-      } else if (choice.instance == nullptr) {
-        choice.refusal = "no boxes of the copy engine suit the window";
-      }
+    const int widest = std::max(problem.head_dim, problem.value_dim);
+    const HopperInstance* found = nullptr;  // the smallest that will do
+    for (const HopperInstance& instance : instances_of(stored))
+      if (instance.limits.head_dim >= widest &&
+          (found == nullptr || instance.limits.head_dim < found->limits.head_dim))
+        found = &instance;
+    const Axis& z = problem.axes[0];
+    const bool spare = problem.batch == 1 || (z.query_count == 1 && z.key_count == 1);
+    if (found == nullptr || problem.head_dim % 8 != 0 || problem.value_dim % 8 != 0) {
+      choice.refusal = "the head dimensions are not multiples of 8 up to 256";
+    } else if (heads_apart(problem, *found) && !spare) {
+      choice.refusal = "head dimensions that are not compiled need a batch or an axis of one";
+    } else {
+      choice.instance = found;
     }
-    if (choice.instance != nullptr) choice.refusal.clear();
   }
   return choice;
 }
 
-}  // namespace
+// A problem as a key: everything but the scale, which no plan depends on.
+std::string key_of(const Problem& problem, Stored stored, const Device& device) {
+  std::string key;
+  auto add = [&](const auto& value) {
+    key.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  add(stored), add(device.multiprocessors), add(device.hopper()), add(problem.batch);
+  for (int value : {problem.heads, problem.kv_heads, problem.head_dim, problem.value_dim,
+                    problem.additional, problem.bias_batch})
+    add(value);
+  for (const Axis& axis : problem.axes) {
+    for (int value :
+         {axis.length, axis.window, axis.stride, axis.dilation, axis.query_count, axis.key_count,
+          static_cast<int>(axis.causal), static_cast<int>(axis.boundary)})
+      add(value);
+  }
+  return key;
+}
 
-HopperChoice choose_hopper(const Problem& problem, Stored stored) {
+// What `find` says, asked once for every key.
+template <typename Find>
+HopperChoice remembered(const std::string& key, Find find) {
   static std::mutex mutex;
   static std::map<std::string, HopperChoice> known;
-  HopperDevice device;
-  const cudaError_t status = current_hopper_device(device);
-  if (status != cudaSuccess) {
-    HopperChoice choice;
-    choice.refusal = cudaGetErrorString(status);
-    return choice;
-  }
-  const std::string key = hopper_key(problem, stored, device);
   std::lock_guard<std::mutex> lock(mutex);
   auto found = known.find(key);
-  if (found == known.end()) found = known.emplace(key, search(problem, stored, device)).first;
+  if (found == known.end()) found = known.emplace(key, find()).first;
   return found->second;
+}
+
+}  // namespace
+
+std::vector<HopperChoice> rank_hopper(const Problem& problem, Stored stored, const Device& device,
+                                      int most, std::string& refusal) {
+  HopperChoice choice = instance_for(problem, stored, device);
+  refusal = choice.refusal;
+  std::vector<HopperChoice> choices;
+  if (choice.instance == nullptr) return choices;
+  for (const HopperPlan& plan :
+       hopper_plans(problem, choice.instance->limits, device.multiprocessors, most)) {
+    choice.plan = plan;
+    choice.plan.heads_apart = heads_apart(problem, *choice.instance);
+    choices.push_back(choice);
+  }
+  if (choices.empty()) refusal = "no boxes of the copy engine suit the window and its dilation";
+  return choices;
+}
+
+HopperChoice choose_hopper(const Problem& problem, Stored stored, const Device& device) {
+  return remembered(key_of(problem, stored, device), [&] {
+    HopperChoice choice;
+    const auto ranked = rank_hopper(problem, stored, device, 1, choice.refusal);
+    return ranked.empty() ? choice : ranked.front();
+  });
+}
+
+HopperChoice adopt_hopper(const Problem& problem, Stored stored, const Device& device,
+                          const HopperPlan& plan) {
+  std::string key = key_of(problem, stored, device);
+  for (const auto* extents : {&plan.rows, &plan.warpgroups, &plan.keys, &plan.phases})
+    key.append(reinterpret_cast<const char*>(extents), sizeof *extents);
+  return remembered(key, [&] {
+    HopperChoice choice = instance_for(problem, stored, device);
+    if (choice.instance == nullptr) return choice;
+    choice.plan = plan;
+    choice.plan.heads_apart = heads_apart(problem, *choice.instance);
+    choice.refusal =
+        complete_hopper_plan(problem, choice.instance->limits, device.multiprocessors, choice.plan);
+    if (!choice.refusal.empty()) choice.instance = nullptr;
+    return choice;
+  });
 }
 
 std::string launch_hopper(const HopperChoice& choice, const Forward& arguments,
                           cudaStream_t stream) {
   if (choice.instance == nullptr)
     return "the Hopper kernels do not run this problem: " + choice.refusal;
-  HopperDevice device;
-  cudaError_t status = current_hopper_device(device);
+  Device device;
+  cudaError_t status = current_device(device);
   if (status != cudaSuccess) return cudaGetErrorString(status);
+  const HopperPlan& plan = choice.plan;
   HopperArguments to{};
-  to.problem = arguments.problem;
   to.origins = arguments.origins;
-  to.lse = static_cast<float*>(arguments.lse);
-  to.plan = choice.plan;
-  const std::string wrong = encode_maps(arguments, choice.instance->out_columns, to);
-  if (!wrong.empty()) return wrong + " (" + str(choice.plan) + ")";
-  void* parameters[] = {&to};
-  status = cudaLaunchKernel(
-      choice.instance->kernel,
-      dim3(static_cast<unsigned>(std::min(choice.plan.items, device.multiprocessors))),
-      dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
-      static_cast<size_t>(choice.instance->shared_bytes), stream);
-  if (status != cudaSuccess)
-    return std::string("launching a Hopper kernel: ") + cudaGetErrorString(status) + " (" +
-           str(choice.plan) + ")";
+  to.plan = plan;
+  for (int launch = 0; launch < plan.launches(); ++launch) {
+    const int line = launch / plan.phases[2];
+    const int phase[kMaxRank] = {line / plan.phases[1], line % plan.phases[1],
+                                 launch % plan.phases[2]};
+    to.problem = phase_of(arguments.problem, plan.phases, phase);
+    const std::string wrong = encode_maps(arguments, phase, choice.instance->out_columns, to);
+    if (!wrong.empty()) return wrong + " (" + str(plan) + ")";
+    void* parameters[] = {&to};
+    status =
+        cudaLaunchKernel(choice.instance->kernel,
+                         dim3(static_cast<unsigned>(std::min(plan.items, device.multiprocessors))),
+                         dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
+                         static_cast<size_t>(choice.instance->shared_bytes), stream);
+    if (status != cudaSuccess)
+      return std::string("launching a Hopper kernel: ") + cudaGetErrorString(status) + " (" +
+             str(plan) + ")";
+  }
   return "";
 }
 
-std::string hopper_forward(const Forward& arguments, cudaStream_t stream) {
-  return launch_hopper(choose_hopper(arguments.problem, arguments.stored), arguments, stream);
-}
-
 std::string load_hopper() {
-  HopperDevice device;
-  cudaError_t status = current_hopper_device(device);
-  if (status == cudaSuccess && !device.hopper) return "";
+  Device device;
+  cudaError_t status = current_device(device);
+  if (status == cudaSuccess && !device.hopper()) return "";
   for (Stored stored : {Stored::kBFloat16, Stored::kFloat16}) {
     for (const HopperInstance& instance : instances_of(stored)) {
       if (status == cudaSuccess)

@@ -1,7 +1,4 @@
-// One axis of an item: which rows it has, which columns they meet, and how tiles cover those.
-//
-// In the forward pass rows are queries and columns the keys that they see; where the gradients of
-// the keys are found, rows are keys and columns the queries that see them.
+// One axis of an item: which queries it has, which keys they see, and how tiles cover those.
 #pragma once
 
 #include <cstdint>
@@ -11,97 +8,88 @@
 
 namespace jax_na::cuda {
 
-// Columns are counted from the first one that is met. A periodic axis may be met across its seam,
+// Keys are counted from the first one that is met. A periodic axis may be met across its seam,
 // behind which tiles begin anew: no box of the copy engine goes around.
 struct AxisItem {
   Rule rule;
-  int first;       // position of the first row
-  int rows;        // of the box that the tensor holds
-  int row;         // where the first one is in the tensor
-  Interval met;    // positions of columns that some row meets and the tensor holds
+  int first;       // position of the first query
+  int queries;     // of the box that the tensor holds
+  int query;       // where the first one is in the tensor
+  Interval met;    // positions of keys that some query sees and the tensor holds
   int tiles;       // that cover them
-  int seam;        // columns before the seam
+  int seam;        // keys before the seam
   int seam_tiles;  // tiles before it
-  int column;      // where the first column is in the tensor, and the first one behind the seam
-  int seam_column;
-  Interval sure[kMostWarpgroups];  // columns that every row of a warpgroup meets
+  int key;         // where the first key is in the tensor, and the first one behind the seam
+  int seam_key;
+  Interval sure[kMostWarpgroups];  // keys that every query of a warpgroup sees
 
   JAX_NA_INLINE bool behind_seam(int tile) const { return tile >= seam_tiles; }
-  // The first column of a tile, and the one that ends the tile's part of the axis.
-  JAX_NA_INLINE int origin(int tile, int extent) const {
-    return behind_seam(tile) ? seam + (tile - seam_tiles) * extent : tile * extent;
+  // The first key of a tile, and the one that ends the tile's part of the axis.
+  JAX_NA_INLINE int origin(int tile, int keys) const {
+    return behind_seam(tile) ? seam + (tile - seam_tiles) * keys : tile * keys;
   }
   JAX_NA_INLINE int limit(int tile) const { return behind_seam(tile) ? met.size() : seam; }
   // Where a tile begins in the tensor.
-  JAX_NA_INLINE int coordinate(int tile, int extent, int dilation) const {
-    return behind_seam(tile) ? seam_column + (tile - seam_tiles) * extent * dilation
-                             : column + tile * extent * dilation;
+  JAX_NA_INLINE int coordinate(int tile, int keys, int dilation) const {
+    return behind_seam(tile) ? seam_key + (tile - seam_tiles) * keys * dilation
+                             : key + tile * keys * dilation;
   }
-  // The columns that the row at `place` of the box meets.
-  template <bool kRowsAreKeys>
+  // The keys that the query at `place` of the box sees.
   JAX_NA_INLINE Interval seen(int place) const {
-    if (place >= rows) return {0, 0};
-    const int at = first + place;
-    const Interval all = (kRowsAreKeys ? rule.queries_of(at) : rule.window_of(at)).clipped(met);
-    return {all.begin - met.begin, all.end - met.begin};
+    if (place >= queries) return {0, 0};
+    const Interval window = rule.window_of(first + place).clipped(met);
+    return {window.begin - met.begin, window.end - met.begin};
   }
 };
 
-// Makes of `item` the box of rows that begins at the `begin`th of the dilation group `group`.
-template <bool kRowsAreKeys>
-JAX_NA_INLINE void make_axis_item(AxisItem& item, const Axis& axis, const HopperPlan& plan,
-                                  int which, int group, int begin) {
+// The box of queries that begins at the `begin`th of the dilation group `group`.
+JAX_NA_INLINE AxisItem axis_item(const Axis& axis, const HopperPlan& plan, int which, int group,
+                                 int begin) {
   constexpr int kEverything = 1 << 30;
-  const Held rows = kRowsAreKeys ? axis.keys(group) : axis.queries(group);
-  const Held columns = kRowsAreKeys ? axis.queries(group) : axis.keys(group);
-  const Rule rule = axis.rule(group);
-  const int count = max_of(min_of(begin + plan.box(which), rows.count) - begin, 0);
-  const int first = rows.begin + begin;
-  item.rule = rule;
-  item.rows = count;
-  if (count == 0) return;
-  item.first = first;
-  item.row = rows.token(first);
-  const Interval all{first, first + count};
-  Interval met = kRowsAreKeys ? rule.queries_union(all) : rule.window_union(all);
-  if (!axis.modular()) met = met.clipped(columns.positions());
-  item.met = met;
-  const int extent = plan.columns[which];
-  int seam = met.size(), from = met.begin;
+  const Held queries = axis.queries(group), keys = axis.keys(group);
+  AxisItem item{};
+  item.rule = axis.rule(group);
+  const int end = min_of(begin + plan.box(which), queries.count);
+  item.first = queries.begin + begin;
+  item.queries = max_of(end - begin, 0);
+  if (item.queries == 0) return item;
+  item.query = queries.token(item.first);
+  item.met = item.rule.window_union({item.first, item.first + item.queries});
+  if (!axis.modular()) item.met = item.met.clipped(keys.positions());
+  const int met = item.met.size();
+  const int extent = plan.keys[which];
+  item.seam = met;
+  int from = item.met.begin;
   if (axis.modular()) {
-    const int period = floor_div(from, rule.length) * rule.length;
-    seam = min_of(period + rule.length - from, seam);
+    const int period = floor_div(from, item.rule.length) * item.rule.length;
+    item.seam = min_of(period + item.rule.length - from, met);
     from -= period;
   }
-  item.seam = seam;
-  item.column = columns.token(from);
-  item.seam_column = columns.token(columns.begin);
-  const int seam_tiles = (seam + extent - 1) / extent;
-  item.seam_tiles = seam_tiles;
-  item.tiles = seam_tiles + (met.size() - seam + extent - 1) / extent;
+  item.key = keys.token(from);
+  item.seam_key = keys.token(keys.begin);
+  item.seam_tiles = (item.seam + extent - 1) / extent;
+  item.tiles = item.seam_tiles + (met - item.seam + extent - 1) / extent;
   // Tiles that end with the part of the axis they are in hold zeros beyond it.
   for (int w = 0; w < kMostWarpgroups; ++w) {
-    const int low = min_of(plan.offset(w, which), count);
-    const int high = min_of(low + plan.rows[which], count);
-    // What a warpgroup makes of rows that there are not is never stored in the forward pass; the
-    // gradient of the queries is a sum over them.
-    item.sure[w] = {-kEverything, kRowsAreKeys ? -kEverything : kEverything};
-    if (kRowsAreKeys ? high - low == plan.rows[which] : high > low) {
-      const Interval own{first + low, first + high};
+    const int low = min_of(plan.offset(w, which), item.queries);
+    const int high = min_of(low + plan.rows[which], item.queries);
+    // What a warpgroup without queries makes of its tiles is never stored.
+    item.sure[w] = {-kEverything, kEverything};
+    if (high > low) {
       const Interval sure =
-          (kRowsAreKeys ? rule.queries_intersection(own) : rule.window_intersection(own))
-              .clipped(met);
-      item.sure[w] = {sure.begin - met.begin, sure.end - met.begin};
+          item.rule.window_intersection({item.first + low, item.first + high}).clipped(item.met);
+      item.sure[w] = {sure.begin - item.met.begin, sure.end - item.met.begin};
     }
   }
+  return item;
 }
 
-// Whether every row of a warpgroup meets every column of a tile, on this axis.
-JAX_NA_INLINE bool tile_is_sure(const AxisItem& item, int warpgroup, int tile, int extent) {
-  const int origin = item.origin(tile, extent);
+// Whether every query of a warpgroup sees every key of a tile, on this axis.
+JAX_NA_INLINE bool tile_is_sure(const AxisItem& item, int warpgroup, int tile, int keys) {
+  const int origin = item.origin(tile, keys);
   const Interval sure = item.sure[warpgroup];
-  return origin >= sure.begin && origin + extent <= sure.end &&
-         (origin + extent <= item.limit(tile) || sure.end > item.met.size());
+  return origin >= sure.begin && origin + keys <= sure.end &&
+         (origin + keys <= item.limit(tile) || sure.end > item.met.size());
 }
 
 // An item, as its producer describes it to its consumers.

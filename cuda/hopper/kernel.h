@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
   fill_below<Shape>(plan, control);
   // What tiles leave of a stage stays 0: a weight of 0 does not make up for values that are NaN.
-  if (plan.column_count() < Shape::kBlock) {
+  if (plan.key_count() < Shape::kBlock) {
     auto* words = reinterpret_cast<uint4*>(shared + Shape::kKeyAt);
     for (int i = threadIdx.x; i < 2 * Shape::kStages * Shape::kStageBytes / 16;
          i += Shape::kThreads)

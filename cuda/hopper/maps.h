@@ -8,8 +8,10 @@
 
 namespace jax_na::cuda {
 
-// Fills the tensor maps of `to`, whose plan is made. `out_columns` are the columns of a box of
-// results. Returns an empty text or what is wrong.
-std::string encode_maps(const Forward& from, int out_columns, HopperArguments& to);
+// Fills what `to` knows of the tensors: maps, and where LSE goes, for the launch of `phase`, whose
+// plan and problem are in `to`. `out_columns` are the columns of a box of results. Returns an empty
+// text or what is wrong.
+std::string encode_maps(const Forward& from, const int (&phase)[kMaxRank], int out_columns,
+                        HopperArguments& to);
 
 }  // namespace jax_na::cuda

@@ -1,4 +1,4 @@
-// Which columns of a tile a row meets, as bits.
+// Which keys of a tile a row sees, as bits.
 //
 // A lane with t = lane % 4 holds columns 8n + 2t and 8n + 2t + 1 of every 8 columns of a tile, as
 // bits 2n and 2n + 1 of a word. A table for each axis says which of them lie before a coordinate,
@@ -16,7 +16,7 @@ namespace jax_na::cuda {
 
 // Where an axis begins in the table.
 __device__ __forceinline__ int below_begin(const HopperPlan& plan, int axis) {
-  return axis == 0 ? 0 : plan.columns[0] + 1 + (axis == 1 ? 0 : plan.columns[1] + 1);
+  return axis == 0 ? 0 : plan.keys[0] + 1 + (axis == 1 ? 0 : plan.keys[1] + 1);
 }
 
 // Fills the table, by all warps of the block. Columns behind the tile's last key are below nothing.
@@ -26,15 +26,15 @@ __device__ inline void fill_below(const HopperPlan& plan, Control& control) {
   int at[4][kMaxRank];  // of the column that is bit `lane` of the word with t
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
-    const int column = 8 * (lane / 2) + 2 * t + lane % 2, line = column / plan.columns[2];
-    at[t][2] = column % plan.columns[2];
-    at[t][1] = line % plan.columns[1];
-    at[t][0] = line / plan.columns[1];
-    if (column >= plan.column_count()) at[t][0] = at[t][1] = at[t][2] = Shape::kBlock;
+    const int column = 8 * (lane / 2) + 2 * t + lane % 2, line = column / plan.keys[2];
+    at[t][2] = column % plan.keys[2];
+    at[t][1] = line % plan.keys[1];
+    at[t][0] = line / plan.keys[1];
+    if (column >= plan.key_count()) at[t][0] = at[t][1] = at[t][2] = Shape::kBlock;
   }
 #pragma unroll
   for (int axis = 0; axis < kMaxRank; ++axis) {
-    for (int below = warp; below <= plan.columns[axis]; below += Shape::kThreads / 32) {
+    for (int below = warp; below <= plan.keys[axis]; below += Shape::kThreads / 32) {
 #pragma unroll
       for (int t = 0; t < 4; ++t) {
         const uint32_t word = __ballot_sync(~0u, at[t][axis] < below);

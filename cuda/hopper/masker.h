@@ -19,7 +19,7 @@ template <typename Shape>
 __device__ inline void find_masks(const HopperArguments& arguments, HopperControl<Shape>& control,
                                   int warpgroup) {
   const HopperPlan& plan = arguments.plan;
-  const int lane = threadIdx.x % 32, t = lane % 4, keys = plan.column_count();
+  const int lane = threadIdx.x % 32, t = lane % 4, keys = plan.key_count();
   RingPlace<Shape::kStages> key_place;
   RingPlace<kItemsKnown> item_place;
   uint32_t places[kRowsPerLane], line[kRowsPerLane];  // `line`: what the z and y of a tile leave
@@ -40,7 +40,7 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
     // Takes from `word` the columns that an axis hides; true where it hides none from any row.
     auto look_along = [&](int a, int tile, uint32_t (&word)[kRowsPerLane]) {
       const AxisItem& axis = item.axis[a];
-      const int extent = plan.columns[a];
+      const int extent = plan.keys[a];
       if (tile_is_sure(axis, warpgroup, tile, extent)) return true;
       const int origin = axis.origin(tile, extent), limit = axis.limit(tile);
       const Interval* seen = control.seen[slot] + seen_begin(plan, a);
@@ -67,7 +67,7 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
         for (int i = 0; i < kRowsPerLane; ++i) word[i] = columns;
       } else {
         if (x == 0) {
-          const uint32_t all = control.below[plan.columns[0]][t];  // columns of a key
+          const uint32_t all = control.below[plan.keys[0]][t];  // columns of a key
 #pragma unroll
           for (int i = 0; i < kRowsPerLane; ++i) line[i] = all;
           line_sure = look_along(0, z, line);

@@ -1,265 +1,245 @@
 #include "cuda/hopper/plan.h"
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 #include <cstdint>
 #include <cstdio>
-#include <map>
-#include <utility>
 #include <vector>
 
-#include "cuda/hopper/item.h"
+#include "cuda/hopper/cost.h"
 
 namespace jax_na::cuda {
 namespace {
 
-// Clocks of a multiprocessor; docs/kernels.md says where they come from.
-struct Prices {
-  double tile;
-  double masked_tile;  // more than another
-  double item;
-  double launch;
-};
+using Triple = std::array<int, kMaxRank>;
 
-Prices forward_prices(const HopperLimits& limits) {
-  const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
-  // Products and softmax run side by side, but not without getting in each other's way.
-  const double products = pairs * 4 * limits.head_dim / 4096;
-  const double softmax = pairs * 0.116;
-  const double both = std::sqrt(std::hypot(products * products, softmax * softmax));
-  return {both + 120, pairs * 0.018, 4000, 8000};
+int volume(const Triple& box) {
+  return box[0] * box[1] * box[2];
 }
-
-Prices backward_prices(const HopperLimits& limits) {
-  const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
-  const double products = pairs * 10 * limits.head_dim / 4096;
-  const double rest = pairs * 0.22;
-  const double both = std::sqrt(std::hypot(products * products, rest * rest));
-  return {both + 600, pairs * 0.02, 6000, 20000};
-}
-
-constexpr int kMostBoxSide = 256;      // of the copy engine
-constexpr int kMostElementStride = 8;  // of the copy engine
-constexpr int kBoxesLookedAt = 1024;   // of an axis
-
-// Sums over the boxes of queries of one axis.
-struct AxisSums {
-  double tiles = 0;
-  double sure = 0;  // of them, those that a warpgroup sees whole, on average
-  bool legal = true;
-};
-
-class AxisTable {
- public:
-  AxisTable(const Axis& axis, int which, bool rows_are_keys)
-      : axis_(axis), which_(which), rows_are_keys_(rows_are_keys) {
-    // A slab may lie anywhere; the whole axis stands for it.
-    axis_.query_origin = axis_.key_origin = 0;
-    axis_.query_count = axis_.key_count = axis_.length;
-    const int count = rows_are_keys ? axis.key_count : axis.query_count;
-    positions_ = (count + axis.dilation - 1) / axis.dilation;
-    modular_ = axis.modular();
-  }
-
-  // Rows of the longest dilation group.
-  int positions() const { return positions_; }
-  int boxes(int box) const { return (positions_ + box - 1) / box; }
-  int widest_box() const { return kMostBoxSide / axis_.dilation; }
-
-  const AxisSums& of(int rows, int warpgroups, int columns) {
-    auto [found, is_new] = known_.try_emplace({rows * 4 + warpgroups, columns});
-    if (is_new) found->second = sum(rows, warpgroups, columns);
-    return found->second;
-  }
-
- private:
-  AxisSums sum(int rows, int warpgroups, int columns) const {
-    AxisSums sums;
-    HopperPlan plan;
-    plan.rows[which_] = rows;
-    plan.warpgroups[which_] = warpgroups;
-    plan.columns[which_] = columns;
-    const int box = plan.box(which_);
-    const int boxes = (axis_.group_length(0) + box - 1) / box;
-    const int looked_at = modular_ ? boxes : std::min(boxes, kBoxesLookedAt);
-    for (int i = 0; i < looked_at; ++i) {
-      const int place = static_cast<int>(static_cast<int64_t>(i) * boxes / looked_at);
-      AxisItem item{};
-      if (rows_are_keys_)
-        make_axis_item<true>(item, axis_, plan, which_, 0, place * box);
-      else
-        make_axis_item<false>(item, axis_, plan, which_, 0, place * box);
-      sums.tiles += item.tiles;
-      for (int w = 0; w < warpgroups; ++w) {
-        for (int tile = 0; tile < item.tiles; ++tile)
-          if (tile_is_sure(item, w, tile, columns)) sums.sure += 1.0 / warpgroups;
-      }
-      // What meets the seam of an axis twice is not cut.
-      if (modular_ && item.met.size() - item.seam > item.rule.length) sums.legal = false;
-    }
-    const double all = static_cast<double>(boxes_of_all(box)) / looked_at;
-    sums.tiles *= all;
-    sums.sure *= all;
-    return sums;
-  }
-  // Over all dilation groups.
-  int64_t boxes_of_all(int box) const { return static_cast<int64_t>(boxes(box)) * axis_.dilation; }
-
-  Axis axis_;
-  int which_;
-  bool rows_are_keys_;
-  int positions_ = 0;
-  bool modular_ = false;
-  std::map<std::pair<int, int>, AxisSums> known_;
-};
-
-struct Box {
-  int at[kMaxRank];
-};
 
 // Boxes of at least `fewest` and at most `most` positions, no wider than an axis needs.
-std::vector<Box> boxes_of(int fewest, int most, const int (&widest)[kMaxRank]) {
-  std::vector<Box> boxes;
+std::vector<Triple> boxes_of(int fewest, int most, const Triple& widest) {
+  std::vector<Triple> boxes;
   for (int z = 1; z <= std::min(most, widest[0]); ++z) {
     for (int y = 1; z * y <= most && y <= widest[1]; ++y) {
       const int last = std::min(most / (z * y), widest[2]);
       const int first = std::max((fewest + z * y - 1) / (z * y), 1);
       // All that fit, or the widest where the axes are too short for `fewest`.
-      if (first > last && last > 0) boxes.push_back({{z, y, last}});
-      for (int x = first; x <= last; ++x) boxes.push_back({{z, y, x}});
+      if (first > last && last > 0) boxes.push_back({z, y, last});
+      for (int x = first; x <= last; ++x) boxes.push_back({z, y, x});
     }
   }
   // Short ones only where there is nothing else.
   int largest = 0;
-  for (const Box& box : boxes) largest = std::max(largest, box.at[0] * box.at[1] * box.at[2]);
+  for (const Triple& box : boxes) largest = std::max(largest, volume(box));
   const int floor = std::min(fewest, largest);
-  boxes.erase(
-      std::remove_if(boxes.begin(), boxes.end(),
-                     [&](const Box& box) { return box.at[0] * box.at[1] * box.at[2] < floor; }),
-      boxes.end());
+  boxes.erase(std::remove_if(boxes.begin(), boxes.end(),
+                             [&](const Triple& box) { return volume(box) < floor; }),
+              boxes.end());
   // The first of equally good ones is chosen.
-  std::stable_sort(boxes.begin(), boxes.end(), [](const Box& a, const Box& b) {
-    return a.at[0] * a.at[1] * a.at[2] > b.at[0] * b.at[1] * b.at[2];
-  });
+  std::stable_sort(boxes.begin(), boxes.end(),
+                   [](const Triple& a, const Triple& b) { return volume(a) > volume(b); });
   return boxes;
 }
 
-// Items that run at the same time should meet the same columns, whose sums then stay in the L2
-// cache: first come the axes of which a window covers the most.
-void order_items(const Problem& problem, HopperPlan& plan) {
-  auto covered = [&](int axis) {
-    const Axis& of = problem.axes[axis];
-    return static_cast<double>(of.window) * of.dilation / of.length;
-  };
-  std::stable_sort(plan.order, plan.order + kMaxRank,
-                   [&](int a, int b) { return covered(a) > covered(b); });
+bool whole(const Axis& axis) {
+  return axis.query_count == axis.length && axis.key_count == axis.length;
 }
 
-// Searches for the boxes of the lowest predicted time; false where none are legal.
-bool search(const Problem& problem, const HopperLimits& limits, const Prices& prices,
-            bool rows_are_keys, int multiprocessors, HopperPlan& best) {
-  AxisTable axes[kMaxRank] = {{problem.axes[0], 0, rows_are_keys},
-                              {problem.axes[1], 1, rows_are_keys},
-                              {problem.axes[2], 2, rows_are_keys}};
-  int widest_rows[kMaxRank], widest_columns[kMaxRank];
-  int64_t groups = 1;
-  for (int a = 0; a < kMaxRank; ++a) {
-    const Axis& axis = problem.axes[a];
-    if (axis.dilation > kMostElementStride) return false;
-    widest_rows[a] = std::min(axes[a].positions(), axes[a].widest_box());
-    widest_columns[a] =
-        std::min((axis.length + axis.dilation - 1) / axis.dilation, axes[a].widest_box());
-    groups *= axis.dilation;
+// Launches along each axis: the fewest that leave a dilation that the copy engine steps over, and
+// more for wider boxes. Where the tokens of a slab are is only known on the device, so it has one.
+std::vector<Triple> phases_of(const Problem& problem) {
+  std::vector<Triple> all;
+  for (int most = kMostElementStride; most >= 1; most /= 2) {
+    Triple phases = {1, 1, 1};
+    bool legal = true;
+    for (int a = 0; a < kMaxRank; ++a) {
+      const int dilation = problem.axes[a].dilation;
+      int step = whole(problem.axes[a]) ? std::min(most, dilation) : dilation;
+      while (dilation % step != 0) --step;
+      phases[a] = dilation / step;
+      legal = legal && step <= kMostElementStride;
+    }
+    const bool is_new = std::find(all.begin(), all.end(), phases) == all.end();
+    if (legal && is_new && volume(phases) <= kMostLaunches) all.push_back(phases);
   }
-  const std::vector<Box> row_boxes =
+  return all;
+}
+
+void set(int (&to)[kMaxRank], const Triple& from) {
+  std::copy(from.begin(), from.end(), to);
+}
+
+// A plan in few words.
+struct Candidate {
+  double clocks = 1e300;
+  Triple rows, warpgroups, keys, phases;
+
+  bool same(const Candidate& other) const {
+    return rows == other.rows && warpgroups == other.warpgroups && keys == other.keys &&
+           phases == other.phases;
+  }
+};
+
+// The best candidate for every box of queries and for every box of keys, in given phases.
+void search(const Problem& problem, const HopperLimits& limits, int multiprocessors,
+            const Triple& phases, std::vector<Candidate>& candidates) {
+  int given[kMaxRank];
+  set(given, phases);
+  LaunchCost cost(problem, limits, multiprocessors, given);
+  Triple widest_rows, widest_keys;
+  for (int a = 0; a < kMaxRank; ++a) {
+    const AxisTable& axis = cost.axis(a);
+    widest_rows[a] = std::min(axis.positions(), axis.widest_box());
+    widest_keys[a] = std::min(axis.key_positions(), axis.widest_box());
+  }
+  const std::vector<Triple> row_boxes =
       boxes_of(kWarpgroupRows - kWarpgroupRows / 8, kWarpgroupRows, widest_rows);
-  const std::vector<Box> column_boxes =
-      boxes_of(limits.block - limits.block / 8, limits.block, widest_columns);
-  const int row_heads = rows_are_keys ? problem.kv_heads : problem.heads;
-  const double heads = static_cast<double>(problem.batch) * row_heads;
-  // Tiles of all heads; those of keys are met by every head of the queries.
-  const double all_heads = static_cast<double>(problem.batch) * problem.heads;
-  bool found = false;
-  for (const Box& rows : row_boxes) {
+  const std::vector<Triple> key_boxes =
+      boxes_of(limits.block - limits.block / 8, limits.block, widest_keys);
+  std::vector<Candidate> by_keys(key_boxes.size());
+  for (const Triple& row_box : row_boxes) {
+    Candidate by_rows;
     for (int split = 0; split < kMaxRank; ++split) {
-      int warpgroups[kMaxRank] = {1, 1, 1};
-      warpgroups[split] = limits.warpgroups;
       // Warpgroups lie side by side along an axis that has room for them, if any has.
-      if (rows.at[split] >= axes[split].positions() && split != 2) continue;
-      double boxes = heads * static_cast<double>(groups);
-      for (int a = 0; a < kMaxRank; ++a) boxes *= axes[a].boxes(rows.at[a] * warpgroups[a]);
-      if (boxes > INT32_MAX) continue;
-      const double rounds = std::max(1.0, std::ceil(boxes / multiprocessors));
-      for (const Box& columns : column_boxes) {
-        double tiles = all_heads, sure = all_heads;
+      if (row_box[split] >= cost.axis(split).positions() && split != 2) continue;
+      int rows[kMaxRank], warpgroups[kMaxRank] = {1, 1, 1};
+      set(rows, row_box);
+      warpgroups[split] = limits.warpgroups;
+      const double items = cost.items(rows, warpgroups);
+      if (items > INT32_MAX) continue;
+      AxisTable::Line* lines[kMaxRank];
+      for (int a = 0; a < kMaxRank; ++a) lines[a] = &cost.axis(a).line(rows[a], warpgroups[a]);
+      for (size_t k = 0; k < key_boxes.size(); ++k) {
+        const Triple& keys = key_boxes[k];
+        double tiles = cost.heads(), sure = cost.heads();
         bool legal = true;
         for (int a = 0; a < kMaxRank; ++a) {
-          const AxisSums& sums = axes[a].of(rows.at[a], warpgroups[a], columns.at[a]);
+          const AxisSums& sums = cost.axis(a).of(*lines[a], rows[a], warpgroups[a], keys[a]);
           tiles *= sums.tiles;
           sure *= sums.sure;
           legal = legal && sums.legal;
         }
         if (!legal) continue;
-        const int count = columns.at[0] * columns.at[1] * columns.at[2];
-        const double lines =
-            rows_are_keys ? 0.0
-                          : boxes * static_cast<double>((problem.additional + count - 1) / count);
-        // Keys that a tile leaves out are hidden; queries that there are not have no weights.
-        const bool all_masked = rows_are_keys
-                                    ? rows.at[0] * rows.at[1] * rows.at[2] < kWarpgroupRows
-                                    : count < limits.block;
-        const double masked = (all_masked ? tiles : tiles - sure) + 0.5 * lines;
-        const double per_item =
-            ((tiles + lines) * prices.tile + masked * prices.masked_tile) / boxes + prices.item;
-        const double clocks = per_item * rounds + prices.launch;
-        if (found && clocks >= best.clocks) continue;
-        found = true;
-        best.tiles = tiles + lines;
-        best.masked_tiles = masked;
-        best.clocks = clocks;
-        best.items = static_cast<int>(boxes);
-        for (int a = 0; a < kMaxRank; ++a) {
-          best.rows[a] = rows.at[a];
-          best.warpgroups[a] = warpgroups[a];
-          best.columns[a] = columns.at[a];
-          best.boxes[a] = axes[a].boxes(rows.at[a] * warpgroups[a]);
-        }
+        const double additional = items * cost.lines(volume(keys));
+        const double masked = cost.masked(tiles, sure, additional, volume(keys));
+        const double clocks = cost.clocks(items, tiles, masked, additional);
+        if (clocks >= by_rows.clocks && clocks >= by_keys[k].clocks) continue;
+        const Candidate found = {
+            clocks, row_box, {warpgroups[0], warpgroups[1], warpgroups[2]}, keys, phases};
+        if (clocks < by_rows.clocks) by_rows = found;
+        if (clocks < by_keys[k].clocks) by_keys[k] = found;
       }
     }
+    candidates.push_back(by_rows);
   }
-  if (!found) return false;
-  best.rows_are_keys = rows_are_keys;
-  if (rows_are_keys) order_items(problem, best);
-  for (int i = 0; i < kMaxRank; ++i) best.boxes_along[i] = FastDiv(best.boxes[best.order[i]]);
-  best.group_z = FastDiv(problem.axes[0].dilation);
-  best.group_y = FastDiv(problem.axes[1].dilation);
-  best.group_x = FastDiv(problem.axes[2].dilation);
-  best.heads = FastDiv(row_heads);
-  return true;
+  candidates.insert(candidates.end(), by_keys.begin(), by_keys.end());
+}
+
+// Axes are counted from the end, which is the same in every rank.
+std::string along(const char* what, int axis) {
+  return std::string(what) + " along axis " + std::to_string(axis - kMaxRank) + " should ";
+}
+
+std::string outside(const char* what, int axis, int value, int low, int high) {
+  return along(what, axis) + "be from " + std::to_string(low) + " to " + std::to_string(high) +
+         ", but are " + std::to_string(value);
 }
 
 }  // namespace
 
-bool make_hopper_plan(const Problem& problem, const HopperLimits& limits, int multiprocessors,
-                      HopperPlan& plan) {
-  return search(problem, limits, forward_prices(limits), false, multiprocessors, plan);
+Problem phase_of(const Problem& problem, const int (&phases)[kMaxRank],
+                 const int (&phase)[kMaxRank]) {
+  Problem part = problem;
+  for (int a = 0; a < kMaxRank; ++a) {
+    if (phases[a] == 1) continue;
+    Axis& axis = part.axes[a];
+    axis.length = axis.query_count = axis.key_count =
+        (axis.length - phase[a] + phases[a] - 1) / phases[a];
+    axis.dilation /= phases[a];
+  }
+  return part;
 }
 
-bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limits,
-                               int multiprocessors, HopperPlan& plan) {
-  return search(problem, limits, backward_prices(limits), true, multiprocessors, plan);
+std::vector<HopperPlan> hopper_plans(const Problem& problem, const HopperLimits& limits,
+                                     int multiprocessors, int most) {
+  std::vector<Candidate> candidates;
+  for (const Triple& phases : phases_of(problem))
+    search(problem, limits, multiprocessors, phases, candidates);
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.clocks < b.clocks; });
+  std::vector<Candidate> chosen;
+  std::vector<HopperPlan> plans;
+  for (const Candidate& one : candidates) {
+    if (static_cast<int>(plans.size()) == most || one.clocks >= 1e300) break;
+    if (std::any_of(chosen.begin(), chosen.end(),
+                    [&](const Candidate& other) { return one.same(other); }))
+      continue;
+    HopperPlan plan;
+    set(plan.rows, one.rows), set(plan.warpgroups, one.warpgroups);
+    set(plan.keys, one.keys), set(plan.phases, one.phases);
+    LaunchCost(problem, limits, multiprocessors, plan.phases).price(plan);
+    chosen.push_back(one);
+    plans.push_back(plan);
+  }
+  return plans;
+}
+
+std::string complete_hopper_plan(const Problem& problem, const HopperLimits& limits,
+                                 int multiprocessors, HopperPlan& plan) {
+  int split = 0;
+  for (int a = 0; a < kMaxRank; ++a) {
+    const Axis& axis = problem.axes[a];
+    const int phases = plan.phases[a];
+    const std::string but = ", but are " + std::to_string(phases);
+    if (phases < 1 || axis.dilation % phases != 0)
+      return along("phases", a) + "divide the dilation, " + std::to_string(axis.dilation) + but;
+    if (phases > 1 && !whole(axis))
+      return along("phases", a) + "be 1, since the axis is cut over devices" + but;
+    const int step = axis.dilation / phases, widest = kMostBoxSide / step;
+    if (step > kMostElementStride)
+      return along("phases", a) + "leave at most " + std::to_string(kMostElementStride) +
+             " of the dilation, " + std::to_string(axis.dilation) + but;
+    if (plan.rows[a] < 1 || plan.rows[a] > widest)
+      return outside("queries", a, plan.rows[a], 1, widest);
+    if (plan.keys[a] < 1 || plan.keys[a] > widest)
+      return outside("keys", a, plan.keys[a], 1, widest);
+    if (plan.warpgroups[a] < 1 || plan.warpgroups[a] > limits.warpgroups)
+      return outside("warpgroups", a, plan.warpgroups[a], 1, limits.warpgroups);
+    split += plan.warpgroups[a] > 1;
+  }
+  // No product of three extents overflows: none is above 256.
+  if (plan.row_count() > kWarpgroupRows)
+    return "queries should be " + std::to_string(kWarpgroupRows) + " at most, but are " +
+           std::to_string(plan.row_count());
+  if (plan.key_count() > limits.block)
+    return "keys should be " + std::to_string(limits.block) + " at most at head dimension " +
+           std::to_string(limits.head_dim) + ", but are " + std::to_string(plan.key_count());
+  if (split > 1 || plan.warpgroup_count() != limits.warpgroups)
+    return "warpgroups should be " + std::to_string(limits.warpgroups) + " along one axis and 1 " +
+           "along the others";
+  if (plan.launches() > kMostLaunches)
+    return "phases should make " + std::to_string(kMostLaunches) + " launches at most, but make " +
+           std::to_string(plan.launches());
+  LaunchCost cost(problem, limits, multiprocessors, plan.phases);
+  if (cost.items(plan.rows, plan.warpgroups) > INT32_MAX)
+    return "queries are too few: there are more boxes of them than one launch takes";
+  if (!cost.price(plan)) return "queries and keys meet the seam of a periodic axis twice";
+  return "";
 }
 
 std::string str(const HopperPlan& p) {
-  char text[256];
-  std::snprintf(text, sizeof text,
-                "%s %dx%dx%d for each of %dx%dx%d warpgroups, boxes %dx%dx%d, %s %dx%dx%d, "
-                "%.0f items of %.1f tiles, %.0f %% of them masked",
-                p.rows_are_keys ? "keys" : "queries", p.rows[0], p.rows[1], p.rows[2],
-                p.warpgroups[0], p.warpgroups[1], p.warpgroups[2], p.boxes[0], p.boxes[1],
-                p.boxes[2], p.rows_are_keys ? "queries" : "keys", p.columns[0], p.columns[1],
-                p.columns[2], static_cast<double>(p.items), p.tiles / p.items,
-                100 * p.masked_tiles / p.tiles);
+  char text[320];
+  int length = std::snprintf(
+      text, sizeof text,
+      "queries %dx%dx%d for each of %dx%dx%d warpgroups, boxes %dx%dx%d, keys %dx%dx%d, "
+      "%.0f items of %.1f tiles, %.0f %% of them masked",
+      p.rows[0], p.rows[1], p.rows[2], p.warpgroups[0], p.warpgroups[1], p.warpgroups[2],
+      p.boxes[0], p.boxes[1], p.boxes[2], p.keys[0], p.keys[1], p.keys[2],
+      static_cast<double>(p.items), p.tiles / p.items, 100 * p.masked_tiles / p.tiles);
+  if (p.launches() > 1)
+    std::snprintf(text + length, sizeof text - length, ", %d launches (%dx%dx%d phases)",
+                  p.launches(), p.phases[0], p.phases[1], p.phases[2]);
   return text;
 }
 

@@ -1,14 +1,16 @@
 // How the Hopper kernel cuts a problem, decided on the host and handed to the kernel by value.
 //
-// A CTA goes through items: a box of rows of one head of one batch entry, a part of 64 rows at most
-// for each of its warpgroups, and tile by tile the boxes of columns that cover what any of the rows
-// meets. The first box of columns begins where the union of what they meet does. In the forward
-// pass rows are queries and columns the keys that they see; in the backward pass rows are keys and
-// columns the queries that see them.
+// A CTA goes through items: a box of queries of one head of one batch entry, a part of 64 queries
+// at most for each of its warpgroups, and tile by tile the boxes of keys that cover what any of the
+// queries sees. The first box of keys begins where the union of the windows does.
+//
+// Every c-th token of an axis is an axis of its own, where c divides the dilation: windows do not
+// leave it. So a problem can be done in several launches, phases, of a smaller dilation each.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/problem.h"
 #include "cuda/tile/fast_div.h"
@@ -19,30 +21,29 @@ constexpr int kWarpgroupRows = 64;
 constexpr int kMostWarpgroups = 2;
 
 struct HopperPlan {
-  bool rows_are_keys = false;
-  int rows[kMaxRank] = {1, 1, 1};        // of a warpgroup
+  int rows[kMaxRank] = {1, 1, 1};        // queries of a warpgroup
   int warpgroups[kMaxRank] = {1, 1, 1};  // side by side, along one axis
-  int columns[kMaxRank] = {1, 1, 1};     // of a tile
-  int boxes[kMaxRank] = {1, 1, 1};       // of rows along each axis of the longest dilation group
-  int items = 0;
+  int keys[kMaxRank] = {1, 1, 1};        // keys of a tile
+  int phases[kMaxRank] = {1, 1, 1};      // launches along each axis, of every phases[axis]th token
+  int boxes[kMaxRank] = {1, 1, 1};       // of queries along each axis of the longest dilation group
+  int items = 0;                         // of the first launch, which has the most
   bool heads_apart = false;  // the tensor maps have an axis of heads, and none of batch entries
-  int order[kMaxRank] = {2, 1, 0};    // of the axes along which items follow each other, the first
-                                      // of which changes with every item
-  FastDiv boxes_along[kMaxRank];      // in that order
-  FastDiv group_z, group_y, group_x;  // dilation of the axes
+  FastDiv boxes_z, boxes_y, boxes_x;
+  FastDiv group_z, group_y, group_x;  // dilation of a launch's axes
   FastDiv heads;
-  // Expected of all items, for what is printed and for the predicted time.
+  // Expected of all items of the first launch, for what is printed and for the predicted time.
   double tiles = 0;         // that a CTA meets
   double masked_tiles = 0;  // of them, those that a warpgroup masks, on average
-  double clocks = 0;        // of one multiprocessor
+  double clocks = 0;        // of one multiprocessor, for all launches
 
   JAX_NA_INLINE int row_count() const { return rows[0] * rows[1] * rows[2]; }
-  JAX_NA_INLINE int column_count() const { return columns[0] * columns[1] * columns[2]; }
+  JAX_NA_INLINE int key_count() const { return keys[0] * keys[1] * keys[2]; }
   JAX_NA_INLINE int warpgroup_count() const {
     return warpgroups[0] * warpgroups[1] * warpgroups[2];
   }
+  int launches() const { return phases[0] * phases[1] * phases[2]; }
   JAX_NA_INLINE int box(int axis) const { return rows[axis] * warpgroups[axis]; }
-  // By how many rows a warpgroup lies behind the first one.
+  // By how many queries a warpgroup lies behind the first one.
   JAX_NA_INLINE int offset(int warpgroup, int axis) const {
     return warpgroups[axis] > 1 ? warpgroup * rows[axis] : 0;
   }
@@ -51,17 +52,27 @@ struct HopperPlan {
 // A compiled kernel, as the planner sees it.
 struct HopperLimits {
   int head_dim;
-  int block;       // columns of a tile at most
-  int warpgroups;  // of 64 rows
+  int block;       // keys of a tile at most
+  int warpgroups;  // of 64 queries
 };
 
-// Plans the forward pass of `problem`; false where no plan is legal.
-bool make_hopper_plan(const Problem& problem, const HopperLimits& limits, int multiprocessors,
-                      HopperPlan& plan);
+constexpr int kMostBoxSide = 256;      // of the copy engine, in steps of the tensor
+constexpr int kMostElementStride = 8;  // of the copy engine
+constexpr int kMostLaunches = 256;
 
-// The same for the main kernel of the backward pass, whose rows are keys.
-bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limits,
-                               int multiprocessors, HopperPlan& plan);
+// The problem of one launch, of all tokens that are phase[axis] modulo phases[axis].
+Problem phase_of(const Problem& problem, const int (&phases)[kMaxRank],
+                 const int (&phase)[kMaxRank]);
+
+// The plans of the forward pass of `problem` that are predicted to be the fastest, the best first:
+// `most` at most, of different boxes of queries or of keys; none where no plan is legal.
+std::vector<HopperPlan> hopper_plans(const Problem& problem, const HopperLimits& limits,
+                                     int multiprocessors, int most);
+
+// Completes a plan of which rows, warpgroups, keys and phases are given; returns an empty text, or
+// why it is illegal.
+std::string complete_hopper_plan(const Problem& problem, const HopperLimits& limits,
+                                 int multiprocessors, HopperPlan& plan);
 
 std::string str(const HopperPlan& plan);
 

@@ -13,7 +13,7 @@ namespace jax_na::cuda {
 
 // Where a tile lies: of the window or, as a line, of the additional keys.
 struct TileBox {
-  int column, x, y, z, entry;
+  int head, x, y, z, entry;
   bool window;
 };
 
@@ -27,19 +27,21 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
   RingPlace<kItemsKnown> item_place;
 
   // Asks for the panels of a box.
-  auto load = [&](const CUtensorMap* map, uint32_t to, int panel_bytes, uint32_t barrier,
-                  int column, int x, int y, int z, int entry) {
+  auto load = [&](const CUtensorMap* map, uint32_t to, int panel_bytes, uint32_t barrier, int head,
+                  int x, int y, int z, int entry) {
 #pragma unroll
-    for (int panel = 0; panel < Shape::kPanels; ++panel)
-      ptx::tma_load(to + panel * panel_bytes, map, barrier, column + kPanelElements * panel, x, y,
-                    z, entry);
+    for (int panel = 0; panel < Shape::kPanels; ++panel) {
+      const MapPlace place(plan, Shape::kHeadDim, head, kPanelElements * panel, x, y, z, entry);
+      ptx::tma_load(to + panel * panel_bytes, map, barrier, place.at[0], place.at[1], place.at[2],
+                    place.at[3], place.at[4]);
+    }
   };
   auto load_tile = [&](const CUtensorMap* map, uint32_t to, uint64_t& full, uint64_t& empty,
                        int parity, const TileBox& box) {
     const uint32_t barrier = ptx::shared_address(&full);
     ptx::mbarrier_wait(ptx::shared_address(&empty), parity ^ 1);
-    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.column_count() * kPanelRowBytes);
-    load(map, to, Shape::kStagePanelBytes, barrier, box.column, box.x, box.y, box.z, box.entry);
+    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.key_count() * kPanelRowBytes);
+    load(map, to, Shape::kStagePanelBytes, barrier, box.head, box.x, box.y, box.z, box.entry);
   };
   auto load_keys = [&](const TileBox& box) {
     const int stage = key_place.stage;
@@ -64,10 +66,10 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
       ptx::mbarrier_arrive_expect(full, Shape::kPanels * plan.row_count() * kPanelRowBytes);
       load(&arguments.query,
            base + Shape::kQueryAt + (buffer * Shape::kWarpgroups + w) * Shape::kQueryBytes,
-           Shape::kRowPanelBytes, full, item.head * Shape::kHeadDim,
-           item.axis[2].row + plan.offset(w, 2) * problem.axes[2].dilation,
-           item.axis[1].row + plan.offset(w, 1) * problem.axes[1].dilation,
-           item.axis[0].row + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
+           Shape::kQueryPanelBytes, full, item.head,
+           item.axis[2].query + plan.offset(w, 2) * problem.axes[2].dilation,
+           item.axis[1].query + plan.offset(w, 1) * problem.axes[1].dilation,
+           item.axis[0].query + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
     }
     query_place.next();
   };
@@ -81,14 +83,14 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
     const HopperItem& item = control.items[item_place.stage];
     if (item.last) break;
     const int windows = item.windows, total = item.total;
-    TileBox box{item.head / problem.group() * Shape::kHeadDim, 0, 0, 0, item.entry, true};
+    TileBox box{item.head / problem.group(), 0, 0, 0, item.entry, true};
     int tile_x = 0, tile_y = 0, tile_z = 0;
     for (int tile = 0; tile < total; ++tile) {
       box.window = tile < windows;
       if (box.window) {
-        box.x = item.axis[2].coordinate(tile_x, plan.columns[2], problem.axes[2].dilation);
-        box.y = item.axis[1].coordinate(tile_y, plan.columns[1], problem.axes[1].dilation);
-        box.z = item.axis[0].coordinate(tile_z, plan.columns[0], problem.axes[0].dilation);
+        box.x = item.axis[2].coordinate(tile_x, plan.keys[2], problem.axes[2].dilation);
+        box.y = item.axis[1].coordinate(tile_y, plan.keys[1], problem.axes[1].dilation);
+        box.z = item.axis[0].coordinate(tile_z, plan.keys[0], problem.axes[0].dilation);
         if (++tile_x == item.axis[2].tiles) {
           tile_x = 0;
           if (++tile_y == item.axis[1].tiles) {
@@ -97,7 +99,7 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
           }
         }
       } else {
-        box.x = (tile - windows) * plan.column_count();
+        box.x = (tile - windows) * plan.key_count();
         box.y = box.z = 0;
       }
       load_keys(box);

@@ -25,8 +25,8 @@ struct HopperShape {
   static constexpr int kWarpgroups = kWarpgroupCount;
   static constexpr int kThreads = 128 * (1 + kWarpgroups);
   static constexpr int kPanels = (kHeadDim + kPanelElements - 1) / kPanelElements;
-  static constexpr int kRowPanelBytes = kWarpgroupRows * kPanelRowBytes;
-  static constexpr int kQueryBytes = kPanels * kRowPanelBytes;  // of a warpgroup
+  static constexpr int kQueryPanelBytes = kWarpgroupRows * kPanelRowBytes;
+  static constexpr int kQueryBytes = kPanels * kQueryPanelBytes;  // of a warpgroup
   static constexpr int kStagePanelBytes = kBlock * kPanelRowBytes;
   static constexpr int kStageBytes = kPanels * kStagePanelBytes;
   // Results leave in panels that the head dimension is a multiple of.

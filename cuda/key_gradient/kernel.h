@@ -181,7 +181,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
           // A chunk behind the last has columns that nobody sees.
           const int column = min(16 * c + 8 * n + 2 * t + e, kBlock - 1);
           const float2 of_query = scalars[tile.row + columns.row[column]];  // lse, delta
-          const float lse = of_query.x * kLog2E;
+          // A row that sees nothing but a bias of -inf has no weights.
+          const float lse = of_query.x == -INFINITY ? INFINITY : of_query.x * kLog2E;
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
             float& score = scores[0][n][2 * r + e];

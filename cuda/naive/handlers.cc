@@ -6,6 +6,7 @@
 
 #include "cuda/guarded.h"
 #include "cuda/handlers.h"
+#include "cuda/initialize.h"
 #include "cuda/naive/unfused.h"
 #include "ffi/bindings.h"
 #include "ffi/unfused_arguments.h"
@@ -18,10 +19,6 @@ using ffi::AnyBuffer;
 using ffi::Error;
 using Result = ffi::Result<AnyBuffer>;
 using Entries = ffi::Span<const int64_t>;
-
-Error initialize() {
-  return guarded(load_unfused_kernels);
-}
 
 void* pointer_of(const AnyBuffer* buffer) {
   return buffer == nullptr ? nullptr : buffer->untyped_data();
@@ -101,7 +98,8 @@ Error bias_sums(cudaStream_t stream, AnyBuffer slots, Result bias, Result worksp
 }  // namespace
 }  // namespace jax_na::cuda
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_unfused_initialize, jax_na::cuda::initialize,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_na_cuda_unfused_initialize,
+                              jax_na::cuda::initialize<jax_na::cuda::load_unfused_kernels>,
                               xla::ffi::Ffi::BindInitialize());
 
 // Captured into CUDA graphs: the handlers neither allocate nor wait.

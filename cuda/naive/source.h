@@ -46,10 +46,10 @@ __device__ __forceinline__ void products(const Groups& groups, const Row<F>& own
   groups.sum(to);
 }
 
-// The weight of a score, both of base 2.
+// The weight of a score, both of base 2. It is 1 at most, whatever the rounding of large scores.
 template <typename R>
 __device__ __forceinline__ R weight_of(R score, R lse) {
-  return score == -kInfinity<R> ? R(0) : exp2_of(score - lse);
+  return score == -kInfinity<R> ? R(0) : exp2_of(score > lse ? R(0) : score - lse);
 }
 
 // The bias of one head of one batch entry; null where there is none.

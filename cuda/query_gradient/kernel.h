@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "cuda/bias_sums.h"
 #include "cuda/launch.h"
 #include "cuda/plan.h"
 #include "cuda/ptx/shared.h"
@@ -143,7 +144,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
       if (token >= 0) {
         const int64_t at = static_cast<int64_t>(token) * problem.heads;
         sum -= dlses[at];
-        stored = lses[at] * kLog2E;
+        // Nor has one that sees nothing but a bias of -inf.
+        if (lses[at] > -INFINITY) stored = lses[at] * kLog2E;
         if (lane % 2 == 0) to[at] = sum;
       }
 #pragma unroll
@@ -193,7 +195,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
 
   auto add_bias_gradient = [&](const float (&dscores)[kRowTiles][2 * kAtOnce][4], const Step& s,
                                const Tile& tile, int c) {
-    float* dbias = static_cast<float*>(arguments.dbias) + s.dbias;
+    unsigned long long* sums = BiasSums::table(arguments.dbias) + s.dbias;
+    const float sums_factor = static_cast<const BiasSums*>(arguments.dbias)->factor;
     const int tile_at = tile_bias(problem, tile.origin, 1);
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
@@ -204,7 +207,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
         for (int n = 0; n < 2 * kAtOnce; ++n) {
           const int column = 16 * c + 8 * n + 2 * t + i % 2;
           if (sees_column(m, c, n, i))
-            atomicAdd(dbias + at + columns.bias[column], dscores[m][n][i]);
+            atomicAdd(
+                sums + at + columns.bias[column],
+                static_cast<unsigned long long>(__float2ll_rn(dscores[m][n][i] * sums_factor)));
         }
       }
     }

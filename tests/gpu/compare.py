@@ -1,16 +1,23 @@
-"""The compiled CUDA kernels beside plain JAX of the same precision, both against float64."""
+"""The compiled CUDA kernels beside a plain implementation of the same precision, both against
+float64.
+
+Float64 is NumPy (tests/specification.py): what takes time here is XLA's compilation, so what tests
+of one problem share is computed once for all of them that run in a process.
+"""
 
 import dataclasses
 import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from problems import PROBLEMS, make_inputs
+import pytest
+from problems import PROBLEMS, Problem, make_inputs
+from specification import Arithmetic, Specification, arithmetic_of
 
 import jax_na
-
-CPU = jax.devices("cpu")[0]
+from jax_na._ffi import Geometry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +33,10 @@ class Kind:
 
     @property
     def plain_precision(self):
-        """Of plain JAX that is as exact. The naive kernels multiply in float32."""
-        if self.implementation == "naive":
+        """Of plain JAX that is as exact. The naive kernels multiply in float32; to products of
+        16-bit numbers, which float32 holds, it makes no difference.
+        """
+        if self.implementation == "naive" and self.dtype in ("float32", "float64"):
             return "highest"
         return self.precision or "default"
 
@@ -70,7 +79,12 @@ COMPARED = [problem for problem in PROBLEMS if 0 not in problem.batch]
 IMPLEMENTATIONS = sorted({kind.implementation for kind in KINDS})
 
 
-def attention(problem, given, implementation, precision):
+def together(problem):
+    """Tests of one problem run in one process, which then computes what they share once."""
+    return pytest.param(problem, id=problem.name, marks=pytest.mark.xdist_group(problem.name))
+
+
+def attention(problem, given, implementation, precision, **options):
     """(out, lse) of a dictionary of arrays named as the fields of Inputs."""
     return jax_na.neighborhood_attention(
         given["query"],
@@ -83,6 +97,7 @@ def attention(problem, given, implementation, precision):
         implementation=implementation,
         precision=precision,
         return_lse=True,
+        **options,
     )
 
 
@@ -92,25 +107,34 @@ def arrays_of(problem, dtype, seed=0):
     return {name: x for name in fields if (x := getattr(inputs, name)) is not None}
 
 
-def with_gradients(problem, implementation, precision, given, cotangents):
-    """out, lse and the gradients of every input, in float64 NumPy."""
+def runner(problem, implementation, precision, **options):
+    """A compiled function of a dictionary of arrays and cotangents of out and lse: out, lse and the
+    gradients of every input, by name.
+    """
     attend = functools.partial(
-        attention, problem, implementation=implementation, precision=precision
+        attention, problem, implementation=implementation, precision=precision, **options
     )
 
     @jax.jit
     def run(given, cotangents):
-        results, transpose = jax.vjp(attend, given)
-        typed = tuple(c.astype(r.dtype) for c, r in zip(cotangents, results, strict=True))
-        return results, transpose(typed)[0]
+        (out, lse), transpose = jax.vjp(attend, given)
+        (gradients,) = transpose(cotangents)
+        return {"out": out, "lse": lse} | {f"d{name}": x for name, x in gradients.items()}
 
-    (out, lse), gradients = run(given, cotangents)
-    named = {"out": out, "lse": lse} | {f"d{name}": x for name, x in gradients.items()}
-    return {name: np.asarray(x, np.float64) for name, x in named.items()}
+    return run
+
+
+def wide(arrays):
+    return {name: np.asarray(x, np.float64) for name, x in arrays.items()}
+
+
+def with_gradients(problem, implementation, precision, given, cotangents, **options):
+    """out, lse and the gradients of every input, in float64 NumPy."""
+    return wide(runner(problem, implementation, precision, **options)(given, cotangents))
 
 
 def errors(found, expected):
-    """Root mean square error of each array over that of its values."""
+    """Root mean square error of each array, and that of its values (at least 1e-3)."""
     worst = {}
     for name, right in expected.items():
         wrong = found[name]
@@ -123,41 +147,109 @@ def errors(found, expected):
     return worst
 
 
-def in_float64(problem, given, cotangents):
-    with jax.enable_x64(True), jax.default_device(CPU):
-        wide = {name: np.asarray(x, np.float64) for name, x in given.items()}
-        wide_cotangents = tuple(np.asarray(c, np.float64) for c in cotangents)
-        return with_gradients(problem, "xla", None, wide, wide_cotangents)
+def dense(problem, given, cotangents, arithmetic=None):
+    """out, lse and gradients by the definition, in float64 or in the arithmetic given."""
+    canonical = Canonical(problem)
+    found = Specification(
+        canonical.geometry, *canonical.operands(given), arithmetic=arithmetic or Arithmetic()
+    )
+    named = {"out": found.out, "lse": found.lse}
+    if cotangents is not None:
+        dout, dlse = cotangents
+        shape = found.out.shape
+        gradients = found.gradients(dout.reshape(shape), dlse.reshape(shape[:-1]))
+        names = ("query", "key", "value", "additional_keys", "additional_values")
+        named |= {f"d{n}": x for n, x in zip(names, gradients[:5], strict=True) if n in given}
+        if "bias" in given:
+            named["dbias"] = gradients[5].sum(0)
+    batch, spatial = problem.batch, problem.spatial
+    shapes = {"out": (*batch, *spatial, problem.heads, problem.value_dim)}
+    shapes |= {"lse": shapes["out"][:-1]} | {f"d{name}": x.shape for name, x in given.items()}
+    return {name: x.reshape(shapes[name]) for name, x in named.items()}
 
 
-def compare(problem, kind, seed=0):
-    """Errors of the kernels and of plain JAX against float64, by array, and the scale of each."""
-    given = arrays_of(problem, kind.dtype, seed)
+class Canonical:
+    """A problem on three axes, as the custom calls have it."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        scale = problem.head_dim**-0.5 if problem.scale is None else problem.scale
+        self.geometry = Geometry.of(problem.window, problem.spatial, scale)
+
+    def operands(self, given):
+        """Of a dictionary of arrays: those of jax_na._ffi.forward."""
+        p, length = self.problem, self.geometry.length
+        batch = math.prod(p.batch)
+        rows = [given[n].reshape(batch, *length, *given[n].shape[-2:]) for n in MAIN]
+        more = [
+            given[name].reshape(batch, *given[name].shape[-3:])
+            if name in given
+            else np.zeros((batch, 0, p.kv_heads, features), rows[0].dtype)
+            for name, features in (
+                ("additional_keys", p.head_dim),
+                ("additional_values", p.value_dim),
+            )
+        ]
+        sizes = [2 * w - 1 for w in self.geometry.kernel_size]
+        bias = given.get("bias", np.zeros((0, p.heads, *sizes), rows[0].dtype))
+        return (*rows, *more, bias.reshape(-1, p.heads, *sizes), np.zeros((2, 3), np.int32))
+
+
+MAIN = ("query", "key", "value")
+
+
+@functools.lru_cache(maxsize=32)
+def case(problem, dtype, seed):
+    """The inputs of a problem, cotangents of its results, and what should come out, in float64."""
+    given = arrays_of(problem, dtype, seed)
     rng = np.random.default_rng(seed + 1)
     shape = given["query"].shape[:-1]
+    lse = np.float64 if dtype == "float64" else np.float32
     cotangents = (
         rng.standard_normal((*shape, problem.value_dim)).astype(given["query"].dtype),
-        rng.standard_normal(shape).astype(np.float32),
+        rng.standard_normal(shape).astype(lse),
     )
-    expected = in_float64(problem, given, cotangents)
+    return given, cotangents, dense(problem, given, cotangents)
 
-    def errors_of(implementation, precision):
-        with jax.enable_x64(kind.dtype == "float64"):
-            found = with_gradients(problem, implementation, precision, given, cotangents)
-        return errors(found, expected)
 
-    return (
-        errors_of(kind.implementation, kind.precision),
-        errors_of("xla", kind.plain_precision),
+@functools.lru_cache(maxsize=32)
+def plain_errors(problem, dtype, precision, seed):
+    """Errors of plain JAX."""
+    given, cotangents, expected = case(problem, dtype, seed)
+    with jax.enable_x64(dtype == "float64"):
+        return errors(with_gradients(problem, "xla", precision, given, cotangents), expected)
+
+
+@functools.lru_cache(maxsize=32)
+def dense_errors(problem, dtype, exact, seed):
+    """Errors of the definition, computed in the arithmetic of kernels and rounded as they round."""
+    given, cotangents, expected = case(problem, dtype, seed)
+    if dtype == "float64":  # there is nothing more exact to find them with
+        return dict.fromkeys(expected, (1e-12, 1.0))
+    found = dense(problem, given, cotangents, arithmetic_of(dtype, exact))
+    kinds = {f"d{name}": jnp.dtype(dtype) for name in given} | {"out": jnp.dtype(dtype)}
+    return errors(
+        {name: x.astype(kinds.get(name, x.dtype)).astype(np.float64) for name, x in found.items()},
+        expected,
     )
+
+
+def expect_small(found, plain, kind, label):
+    """Asserts that errors are at most twice those of a plain implementation."""
+    for name, (error, scale) in found.items():
+        limit = 2 * plain[name][0] + kind.floor * scale
+        assert error <= limit, (*label, str(kind), name, error, plain[name], scale)
 
 
 def check(problem, kind, seed=0, record=None):
     """Asserts that the kernels' errors are at most twice those of plain JAX."""
-    found, plain = compare(problem, kind, seed)
-    for name, (error, scale) in found.items():
-        limit = 2 * plain[name][0] + kind.floor * scale
-        if record is not None:
+    given, cotangents, expected = case(problem, kind.dtype, seed)
+    with jax.enable_x64(kind.dtype == "float64"):
+        results = with_gradients(problem, kind.implementation, kind.precision, given, cotangents)
+    found = errors(results, expected)
+    plain = plain_errors(problem, kind.dtype, kind.plain_precision, seed)
+    if record is not None:
+        for name, (error, scale) in found.items():
             record(
                 problem=problem.name,
                 kind=str(kind),
@@ -165,4 +257,19 @@ def check(problem, kind, seed=0, record=None):
                 error=error / scale,
                 plain=plain[name][0] / scale,
             )
-        assert error <= limit, (problem, str(kind), name, error, plain[name], scale)
+    expect_small(found, plain, kind, (problem,))
+
+
+def check_together(problem, kinds, seed):
+    """Asserts, for kinds of one type, that errors are at most twice those of the definition in the
+    kernels' arithmetic. All of them are compiled as one program.
+    """
+    (dtype,) = {kind.dtype for kind in kinds}
+    given, cotangents, expected = case(problem, dtype, seed)
+    runners = [runner(problem, kind.implementation, kind.precision) for kind in kinds]
+    with jax.enable_x64(dtype == "float64"):
+        all_found = jax.jit(lambda *x: [run(*x) for run in runners])(given, cotangents)
+    for kind, found in zip(kinds, all_found, strict=True):
+        exact = kind.plain_precision == "highest"
+        plain = dense_errors(problem, dtype, exact, seed)
+        expect_small(errors(wide(found), expected), plain, kind, (problem, seed))

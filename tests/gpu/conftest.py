@@ -1,5 +1,9 @@
-"""Tests that need a CUDA device; ``pytest tests/gpu --report FILE`` writes what was measured."""
+"""Tests that need a CUDA device; ``pytest tests/gpu --report FILE`` writes what was measured.
 
+CONTRIBUTING.md says how to run them on many cores.
+"""
+
+import collections
 import datetime
 import importlib.metadata
 import json
@@ -9,17 +13,26 @@ import subprocess
 import sys
 
 import jax
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # problems.py, shared with the CPU tests
 
+RANDOM_PROBLEMS = 60
+
 _rows: list[dict] = []
+_outcomes: collections.Counter = collections.Counter()
 
 
 def pytest_addoption(parser):
     parser.addoption("--report", type=pathlib.Path, help="write every measured row to this file")
-    parser.addoption("--random", type=int, default=60, help="number of random problems")
+    parser.addoption("--random", type=int, help=f"number of random problems ({RANDOM_PROBLEMS})")
+
+
+def pytest_generate_tests(metafunc):
+    if "chunk" in metafunc.fixturenames:  # of the random problems, so that workers share them
+        count, size = metafunc.config.getoption("--random", None) or RANDOM_PROBLEMS, 20
+        chunks = [range(i, min(i + size, count)) for i in range(0, count, size)]
+        metafunc.parametrize("chunk", chunks, ids=[f"{c.start}-{c.stop - 1}" for c in chunks])
 
 
 def pytest_collection_modifyitems(config, items):
@@ -35,13 +48,15 @@ def record(request):
     """Adds a row to the report."""
 
     def add(**row):
-        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+        plain = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in row.items()}
         request.node.user_properties.append(("row", {"test": request.node.name} | plain))
 
     return add
 
 
 def pytest_runtest_logreport(report):  # also of the workers of pytest-xdist
+    if report.when == "call" or report.skipped or report.failed:
+        _outcomes[report.outcome] += 1
     if report.when == "teardown":
         _rows.extend(row for name, row in report.user_properties if name == "row")
 
@@ -58,6 +73,8 @@ def pytest_sessionfinish(session):
         "date": datetime.date.today().isoformat(),
         "commit": found.stdout.strip() or os.environ.get("COMMIT", "unknown"),
         "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "numpy")},
-        "rows": sorted(_rows, key=lambda row: row["test"]),
+        "outcomes": dict(_outcomes),
     }
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    rows = sorted(_rows, key=lambda row: row["test"])
+    lines = ",\n".join(json.dumps(row) for row in rows)  # a line each, to read and to compare
+    path.write_text(json.dumps(report, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')

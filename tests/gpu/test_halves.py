@@ -1,10 +1,12 @@
 """na_qk and na_av by their CUDA kernels, held to plain JAX in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compare import COMPARED, CPU, errors
+from compare import COMPARED, errors, together
 from problems import Problem, make_inputs
 
 import jax_na
@@ -38,31 +40,39 @@ def halves(problem, implementation, query, key, value, more_keys, more_values, b
     return scores, out
 
 
-def with_gradients(problem, implementation, arrays, cotangent):
-    """Scores, out and the gradients of all arrays, in float64 NumPy."""
-    present = [x for x in arrays if x is not None]
+@functools.lru_cache(maxsize=8)
+def runner(problem, implementation, there):
+    """A compiled function of the arrays that are there and a cotangent: scores, out, gradients."""
 
     @jax.jit
     def run(present, cotangent):
         def function(*present):
             rest = iter(present)
-            given = (None if x is None else next(rest) for x in arrays)
+            given = (next(rest) if one else None for one in there)
             scores, out = halves(problem, implementation, *given)
             return out, scores
 
         out, transpose, scores = jax.vjp(function, *present, has_aux=True)
         return scores, out, *transpose(cotangent.astype(out.dtype))
 
-    return {i: np.asarray(x, np.float64) for i, x in enumerate(run(present, cotangent))}
+    return run
+
+
+def with_gradients(problem, implementation, arrays, cotangent):
+    """Scores, out and the gradients of all arrays, in float64 NumPy."""
+    there = tuple(x is not None for x in arrays)
+    run = runner(problem, implementation, there)
+    results = run([x for x in arrays if x is not None], cotangent)
+    return {i: np.asarray(x, np.float64) for i, x in enumerate(results)}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("problem", COMPARED, ids=str)
+@pytest.mark.parametrize("problem", [together(p) for p in COMPARED])
 def test_values_and_gradients(problem, dtype):
     arrays = make_inputs(problem, dtype).arrays()
     shape = (*arrays[0].shape[:-1], problem.value_dim)
     cotangent = np.random.default_rng(1).standard_normal(shape).astype(arrays[0].dtype)
-    with jax.enable_x64(True), jax.default_device(CPU):
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         wide = [None if x is None else np.asarray(x, np.float64) for x in arrays]
         expected = with_gradients(problem, "xla", wide, np.asarray(cotangent, np.float64))
     with jax.enable_x64(dtype == "float64"):

@@ -37,6 +37,10 @@ inline int64_t max(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
 
+inline unsigned max(unsigned a, unsigned b) {
+  return a > b ? a : b;
+}
+
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(uint64_t{a} * b >> 32);
 }
@@ -58,6 +62,12 @@ inline float __uint_as_float(unsigned bits) {
   float x;
   std::memcpy(&x, &bits, sizeof x);
   return x;
+}
+
+// To the nearest, and what is no number to 0, as the instruction does it.
+inline long long __float2ll_rn(float x) {
+  if (!(x < 0x1p63f)) return x > 0 ? INT64_MAX : 0;
+  return x < -0x1p63f ? INT64_MIN : llrintf(x);
 }
 
 // ---- Threads that meet
@@ -140,6 +150,16 @@ T atomicAdd(T* address, T value) {
   *address = old + value;
   return old;
 }
+
+template <typename T>
+T atomicMax(T* address, T value) {
+  const T old = *address;
+  *address = old < value ? value : old;
+  return old;
+}
+
+// Writes are seen in the order in which they are made.
+inline void __threadfence() {}
 
 inline size_t __cvta_generic_to_shared(const void* pointer) {
   return jax_na::emulation::shared_address_of(pointer);

@@ -3,6 +3,7 @@
 //
 //   attention_test                      every case, in two element types
 //   attention_test NAME                 the cases whose names contain NAME, in every element type
+//   attention_test --orders             those with a bias, whether the order of warps matters
 //   attention_test --instances          every compiled fused kernel, whatever the planner prefers
 //   attention_test --random COUNT SEED  problems drawn at random
 #include <cuda_bf16.h>
@@ -27,9 +28,10 @@
 namespace jax_na::emulation {
 namespace {
 
-const Implementation kFused = {[](const Forward& f) { return cuda::fused_forward(f, nullptr); },
-                               [](const Backward& b) { return cuda::fused_backward(b, nullptr); },
-                               cuda::fused_backward_workspace};
+const Implementation kFused = {
+    [](const Forward& f) { return cuda::fused_forward(f, nullptr); },
+    [](const Backward& b) { return cuda::fused_backward(b, true, nullptr); },
+    [](const Problem& p) { return cuda::fused_backward_workspace(p, Stored::kFloat32, true); }};
 
 // Chooses a device, or device 0 where some fused kernel needs more shared memory than it has.
 void set_device(int device, const Problem& problem, Stored stored, Precision precision) {
@@ -41,10 +43,10 @@ void set_device(int device, const Problem& problem, Stored stored, Precision pre
 }
 
 template <typename T>
-void run_fused(int device, const Case& of, const Kind<T>& kind) {
+uint64_t run_fused(int device, const Case& of, const Kind<T>& kind) {
   set_device(device % static_cast<int>(std::size(kDevices)), of.problem, kind.stored,
              kind.precision);
-  run(kFused, of, kind);
+  return run(kFused, of, kind);
 }
 
 // Every case in one type of 16 bits and one of 32, or in all that there are where it was asked for
@@ -63,6 +65,20 @@ void run_cases(const std::string& part_of_name) {
       run_fused(device++, of, kFloat16);
       run_fused(device++, of, kFloat32);
     }
+  }
+}
+
+// Those with a bias, each in one type: its gradient is a sum that all warps add to.
+void run_orders() {
+  int number = 0;
+  for (const Case& of : cases()) {
+    if (of.problem.bias_batch == 0) continue;
+    auto hash_of = [&](uint64_t seed) {
+      set_seed(seed);
+      return number % 2 == 0 ? run_fused(0, of, kBFloat16) : run_fused(0, of, kHighest);
+    };
+    if (hash_of(1) != hash_of(2)) fail_case(of.name, "results depend on the order of warps");
+    ++number;
   }
 }
 
@@ -102,6 +118,10 @@ std::vector<const std::vector<cuda::Instance>*> single_instances(Pass pass, Stor
 template <typename T>
 void run_instances(const Kind<T>& kind) {
   cudaSetDevice(0);
+  for (Pass pass : {Pass::kForward, Pass::kQueryGradient, Pass::kKeyGradient}) {
+    const std::string wrong = cuda::load(cuda::instances_of(pass, kind.stored));
+    if (!wrong.empty()) return fail_case(kind.name, wrong);
+  }
   const auto forwards = single_instances(Pass::kForward, kind.stored);
   const auto query_gradients = single_instances(Pass::kQueryGradient, kind.stored);
   const auto key_gradients = single_instances(Pass::kKeyGradient, kind.stored);
@@ -131,7 +151,9 @@ void run_instances(const Kind<T>& kind) {
             const std::string wrong = dispatch(query_gradient, Pass::kQueryGradient, b);
             return wrong.empty() ? dispatch(key_gradient, Pass::kKeyGradient, b) : wrong;
           },
-          cuda::fused_backward_workspace};
+          [](const Problem& p) {
+            return cuda::fused_backward_workspace(p, Stored::kFloat32, true);
+          }};
       for (const Case& of : cases_of_head_dim(head_dim)) run(one, of, kind);
     }
   }
@@ -142,14 +164,18 @@ void run_instances(const Kind<T>& kind) {
 
 int main(int count, char** arguments) {
   using namespace jax_na::emulation;
+  const std::string mode = count > 1 ? arguments[1] : "";
+  // Those of one architecture are no instances: --instances runs where only PTX is loaded, too.
   for (int device = 0; device < static_cast<int>(std::size(kDevices)); ++device) {
+    if (mode == "--instances") break;
     cudaSetDevice(device);
     const std::string wrong = jax_na::cuda::load_kernels();
     if (!wrong.empty()) fail_case("loading the kernels", wrong);
   }
-  const std::string mode = count > 1 ? arguments[1] : "";
   if (mode == "--random" && count == 4) {
     run_random_cases(std::atoi(arguments[2]), std::atoi(arguments[3]));
+  } else if (mode == "--orders") {
+    run_orders();
   } else if (mode == "--instances") {
     run_instances(kBFloat16);
     run_instances(kFloat16);

@@ -75,6 +75,9 @@ std::vector<Case> cases() {
       {"dilation", problem({axis(17, 3, 1, 3), axis(23, 4, 2, 4)})},
       {"dilation, clip and wrap", problem({axis(11, 3, 1, 2, clip), axis(18, 4, 1, 3, wrap)})},
       {"dilation, causal", problem({axis(71, 8, 3, 4, shift, true)})},
+      {"a large dilation", problem({axis(105, 5, 2, 11)})},
+      {"large dilations", problem({axis(21, 2, 1, 9, clip), axis(37, 3, 1, 12)})},
+      {"a large dilation, wrap", problem({axis(4, 3), axis(200, 3, 1, 10, wrap)})},
       {"grouped heads", with(plane,
                              [](Problem& p) {
                                p.batch = 2;

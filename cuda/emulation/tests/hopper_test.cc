@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <iterator>
 #include <string>
+#include <vector>
 
 #include "cuda/emulation/block.h"
 #include "cuda/emulation/tests/run.h"
@@ -20,16 +21,38 @@ namespace {
 int number = 0;  // of problems run
 
 void run_hopper(Case of) {
-  constexpr int kHeadDims[] = {32, 64, 96, 128, 192, 256};
-  const int head_dim = kHeadDims[number % std::size(kHeadDims)];
+  // Of keys and of values: those that are compiled, and some that need maps with heads apart.
+  constexpr int kFeatures[][2] = {{32, 32},   {64, 64}, {96, 96}, {128, 128}, {192, 192},
+                                  {256, 256}, {40, 40}, {72, 16}, {80, 160}};
+  const auto [head_dim, value_dim] = kFeatures[number % std::size(kFeatures)];
   of.problem.bias_batch = 0;
-  of.problem.head_dim = of.problem.value_dim = head_dim;
+  of.problem.head_dim = head_dim;
+  of.problem.value_dim = value_dim;
+  if (head_dim % 32 != 0) of.problem.batch = 1;
   of.problem.scale = std::copysign(1 / std::sqrt(static_cast<double>(head_dim)), of.problem.scale);
-  of.name += ", " + std::to_string(head_dim) + " features";
-  if (cuda::choose_hopper(of.problem, Stored::kBFloat16).instance == nullptr) return;
-  const Implementation hopper = {[](const Forward& f) { return cuda::hopper_forward(f, nullptr); },
+  of.name += ", " + std::to_string(head_dim) + " and " + std::to_string(value_dim) + " features";
+  cuda::Device device;
+  cuda::current_device(device);
+  std::string refusal;
+  // Some of the plans, the best one among them.
+  std::vector<cuda::HopperChoice> choices =
+      cuda::rank_hopper(of.problem, Stored::kBFloat16, device, 40, refusal);
+  if (choices.empty()) return;
+  cuda::HopperPlan plan = choices[number % 3 * (choices.size() - 1) / 2].plan;
+  // One that the planner would not think of.
+  if (number % 5 == 4) {
+    plan.rows[2] = (plan.rows[2] + 1) / 2;
+    plan.keys[2] = (plan.keys[2] + 2) / 3;
+    of.name += ", small boxes";
+  }
+  of.name += ", " + std::to_string(plan.launches()) + " launches";
+  const Implementation hopper = {[&](const Forward& f) {
+                                   return cuda::launch_hopper(
+                                       cuda::adopt_hopper(f.problem, f.stored, device, plan), f,
+                                       nullptr);
+                                 },
                                  nullptr, nullptr};
-  if (number++ / std::size(kHeadDims) % 2 == 0)
+  if (number++ / std::size(kFeatures) % 2 == 0)
     run(hopper, of, kBFloat16);
   else
     run(hopper, of, kFloat16);

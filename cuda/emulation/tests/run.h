@@ -6,6 +6,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <random>
@@ -65,6 +66,7 @@ class Comparison {
     for (double value : expected)
       if (std::isfinite(value)) largest = std::fmax(largest, std::fabs(value));
     for (size_t i = 0; i < got.size(); ++i) {
+      hash_ = (hash_ ^ std::hash<double>()(got[i])) * 0x100000001b3;
       if (std::isinf(expected[i]) && got[i] == expected[i]) continue;
       const double off = std::fabs(got[i] - expected[i]) / largest;
       error = std::isfinite(off) ? std::fmax(error, off) : INFINITY;
@@ -75,6 +77,9 @@ class Comparison {
     std::snprintf(text, sizeof text, "%s is off by %.2g of its largest element", tensor, error);
     fail_case(name_, text);
   }
+  // Of all results so far.
+  uint64_t hash() const { return hash_; }
+
   void report() const {
     int device = 0;
     cudaGetDevice(&device);
@@ -85,10 +90,12 @@ class Comparison {
   std::string name_;
   double tolerance_;
   double worst_ = 0;
+  uint64_t hash_ = 0;
 };
 
+// Returns a hash of all results.
 template <typename T>
-void run(const Implementation& implementation, const Case& of, const Kind<T>& kind) {
+uint64_t run(const Implementation& implementation, const Case& of, const Kind<T>& kind) {
   using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
   const Problem& problem = of.problem;
   const std::string name = of.name + " (" + kind.name + ")";
@@ -114,12 +121,14 @@ void run(const Implementation& implementation, const Case& of, const Kind<T>& ki
 
   // Kernels find the origins in a tensor.
   Array<int32_t> origins(2 * kMaxRank);
+  std::vector<int32_t> places(2 * kMaxRank);
   Problem unplaced = problem;
   for (int a = 0; a < kMaxRank; ++a) {
-    origins[a] = problem.axes[a].query_origin;
-    origins[kMaxRank + a] = problem.axes[a].key_origin;
+    places[a] = problem.axes[a].query_origin;
+    places[kMaxRank + a] = problem.axes[a].key_origin;
     unplaced.axes[a].query_origin = unplaced.axes[a].key_origin = 0;
   }
+  origins.fill(places);
   Array<T> out(queries * problem.value_dim);
   Array<Real> lse(queries);
   Forward forward{};
@@ -136,12 +145,12 @@ void run(const Implementation& implementation, const Case& of, const Kind<T>& ki
   forward.out = out.data();
   forward.lse = lse.data();
   std::string wrong = implementation.forward(forward);
-  if (!wrong.empty()) return fail_case(name, wrong);
+  if (!wrong.empty()) return fail_case(name, wrong), 0;
   Comparison comparison(name, kind.tolerance);
   comparison.compare("out", out.values(), expected.out);
   comparison.compare("lse", lse.values(), expected.lse);
 
-  if (implementation.backward == nullptr) return comparison.report();
+  if (implementation.backward == nullptr) return comparison.report(), comparison.hash();
 
   Array<T> dquery(queries * problem.head_dim), dkey(keys * problem.head_dim),
       dvalue(keys * problem.value_dim), dadditional_keys(additional * problem.head_dim),
@@ -171,7 +180,7 @@ void run(const Implementation& implementation, const Case& of, const Kind<T>& ki
   backward.dbias = dbias.data();
   backward.workspace = workspace.data();
   wrong = implementation.backward(backward);
-  if (!wrong.empty()) return fail_case(name, wrong);
+  if (!wrong.empty()) return fail_case(name, wrong), 0;
   comparison.compare("dquery", dquery.values(), expected.dquery);
   comparison.compare("dkey", dkey.values(), expected.dkey);
   comparison.compare("dvalue", dvalue.values(), expected.dvalue);
@@ -180,6 +189,7 @@ void run(const Implementation& implementation, const Case& of, const Kind<T>& ki
                      expected.dadditional_values);
   comparison.compare("dbias", dbias.values(), expected.dbias);
   comparison.report();
+  return comparison.hash();
 }
 
 }  // namespace jax_na::emulation

@@ -8,9 +8,9 @@
 #include <map>
 #include <mutex>
 
+#include "cuda/device.h"
 #include "cuda/hopper/backward/around.h"
 #include "cuda/hopper/backward/maps.h"
-#include "cuda/hopper/device.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -50,55 +50,77 @@ int64_t sums_bytes(const Problem& problem) {
   return align(rows_of(problem) * problem.head_dim * static_cast<int64_t>(sizeof(float)));
 }
 
-HopperBackwardChoice search(const Problem& problem, Stored stored, const HopperDevice& device) {
-  HopperBackwardChoice choice;
-  if (!device.hopper) {
-    choice.refusal = "the GPU is not of compute capability 9.0";
-  } else if (stored != Stored::kBFloat16 && stored != Stored::kFloat16) {
-    choice.refusal = "the elements are neither bfloat16 nor float16";
-  } else if (problem.bias_batch > 0) {
-    choice.refusal = "there is a relative position bias";
-  } else if (problem.additional > 0) {
-    choice.refusal = "there are additional keys";
-  } else if (problem.head_dim != problem.value_dim) {
-    choice.refusal = "head_dim of keys and values differ";
-  } else {
-    choice.refusal = "head_dim " + std::to_string(problem.head_dim) + " is not compiled";
-    for (const HopperBackwardInstance& instance : instances_of(stored)) {
-      if (instance.limits.head_dim != problem.head_dim) continue;
-      if (make_hopper_backward_plan(problem, instance.limits, device.multiprocessors,
-                                    choice.plan)) {
-        choice.plan.clocks += around_clocks(problem);
-        choice.instance = &instance;
-        choice.refusal.clear();
-      } else {
-        choice.refusal = "no boxes of the copy engine suit the window";
-      }
-    }
+// A problem as a key: everything but the scale, which no plan depends on.
+std::string key_of(const Problem& problem, Stored stored, const Device& device) {
+  std::string key;
+  auto add = [&](const auto& value) {
+    key.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  add(stored), add(device.multiprocessors), add(device.hopper()), add(problem.batch);
+  for (int value : {problem.heads, problem.kv_heads, problem.head_dim, problem.value_dim,
+                    problem.additional, problem.bias_batch})
+    add(value);
+  for (const Axis& axis : problem.axes) {
+    for (int value :
+         {axis.length, axis.window, axis.stride, axis.dilation, axis.query_count, axis.key_count,
+          static_cast<int>(axis.causal), static_cast<int>(axis.boundary)})
+      add(value);
   }
+  return key;
+}
+
+// The instance that runs the problem on a Hopper GPU, or null and why.
+const HopperBackwardInstance* instance_for(const Problem& problem, Stored stored,
+                                           std::string& refusal) {
+  if (stored != Stored::kBFloat16 && stored != Stored::kFloat16) {
+    refusal = "the elements are neither bfloat16 nor float16";
+  } else if (problem.bias_batch > 0) {
+    refusal = "there is a relative position bias";
+  } else if (problem.additional > 0) {
+    refusal = "there are additional keys";
+  } else if (problem.head_dim != problem.value_dim) {
+    refusal = "head_dim of keys and values differ";
+  } else {
+    for (const HopperBackwardInstance& instance : instances_of(stored))
+      if (instance.limits.head_dim == problem.head_dim) return &instance;
+    refusal = "head_dim " + std::to_string(problem.head_dim) + " is not compiled";
+  }
+  return nullptr;
+}
+
+HopperBackwardChoice search(const Problem& problem, Stored stored, const Device& device) {
+  HopperBackwardChoice choice;
+  if (!device.hopper()) {
+    choice.refusal = "the GPU is not of compute capability 9.0";
+    return choice;
+  }
+  const HopperBackwardInstance* instance = instance_for(problem, stored, choice.refusal);
+  if (instance == nullptr) return choice;
+  if (!make_hopper_backward_plan(problem, instance->limits, device.multiprocessors, choice.plan)) {
+    choice.refusal = "no boxes of the copy engine suit the window";
+    return choice;
+  }
+  choice.plan.clocks += around_clocks(problem);
+  choice.instance = instance;
   return choice;
 }
 
 }  // namespace
 
-HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored stored) {
+HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored stored,
+                                            const Device& device) {
   static std::mutex mutex;
   static std::map<std::string, HopperBackwardChoice> known;
-  HopperDevice device;
-  const cudaError_t status = current_hopper_device(device);
-  if (status != cudaSuccess) {
-    HopperBackwardChoice choice;
-    choice.refusal = cudaGetErrorString(status);
-    return choice;
-  }
-  const std::string key = hopper_key(problem, stored, device);
+  const std::string key = key_of(problem, stored, device);
   std::lock_guard<std::mutex> lock(mutex);
   auto found = known.find(key);
   if (found == known.end()) found = known.emplace(key, search(problem, stored, device)).first;
   return found->second;
 }
 
-int64_t hopper_backward_workspace(const Problem& problem) {
+int64_t hopper_backward_workspace(const Problem& problem, Stored stored) {
+  std::string refusal;
+  if (instance_for(problem, stored, refusal) == nullptr) return 0;
   return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem);
 }
 
@@ -107,8 +129,8 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
   if (choice.instance == nullptr)
     return "the Hopper backward kernels do not run this problem: " + choice.refusal;
   const Problem& problem = arguments.problem;
-  HopperDevice device;
-  cudaError_t status = current_hopper_device(device);
+  Device device;
+  cudaError_t status = current_device(device);
   if (status != cudaSuccess) return cudaGetErrorString(status);
   auto* statistics = static_cast<float2*>(arguments.workspace);
   char* zeros = static_cast<char*>(arguments.workspace) + statistics_bytes(problem);
@@ -138,9 +160,9 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
 }
 
 std::string load_hopper_backward() {
-  HopperDevice device;
-  cudaError_t status = current_hopper_device(device);
-  if (status == cudaSuccess && !device.hopper) return "";
+  Device device;
+  cudaError_t status = current_device(device);
+  if (status == cudaSuccess && !device.hopper()) return "";
   for (Stored stored : {Stored::kBFloat16, Stored::kFloat16}) {
     for (const HopperBackwardInstance& instance : instances_of(stored)) {
       if (status == cudaSuccess)

@@ -11,9 +11,8 @@
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
+#include "cuda/hopper/consumer.h"
 #include "cuda/hopper/mask.h"
-#include "cuda/hopper/products.h"
-#include "cuda/hopper/results.h"
 #include "cuda/ptx/lane.h"
 #include "cuda/ptx/math.h"
 #include "cuda/ptx/mbarrier.h"
@@ -69,7 +68,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   using T = typename Shape::Element;
   constexpr int kSteps = Shape::kBlock / 16;
   constexpr int kScores = Shape::kBlock / 2;  // of a lane
-  const HopperPlan& plan = arguments.plan;
+  const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   // exp2(factor * score); where that would not do the scores are scaled first.
   const bool scale_first = problem.scale <= 0;
@@ -82,7 +81,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   const uint32_t values = base + Shape::kValueAt + warpgroup * kPartBytes;
   const int first_column = warpgroup * Shape::kSumColumns;
   const uint32_t key_columns = base + Shape::kKeyAt +
-                               first_column / kPanelElements * Shape::kRowPanelBytes +
+                               first_column / kPanelElements * Shape::kQueryPanelBytes +
                                first_column % kPanelElements * 2;
   const uint32_t sums_to = base + Shape::kSumAt + warpgroup * Shape::kSumBytes;
 
@@ -186,8 +185,8 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
 #pragma unroll
     for (int a = 0; a < kMaxRank; ++a) {
       const int offset = plan.offset(warpgroup, a);
-      token[a] = item.axis[a].row + offset * problem.axes[a].dilation;
-      any = any && offset < item.axis[a].rows;
+      token[a] = item.axis[a].query + offset * problem.axes[a].dilation;
+      any = any && offset < item.axis[a].queries;
     }
     if (any) {
 #pragma unroll

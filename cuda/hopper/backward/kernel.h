@@ -34,13 +34,13 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   unsigned char* shared = unaligned + (base - unaligned_base);
   static_assert(sizeof(Control) <= Shape::kControlBytes, "kControlBytes is too small");
   auto& control = *reinterpret_cast<Control*>(shared + Shape::kControlAt);
-  const HopperPlan& plan = arguments.plan;
+  const HopperBackwardPlan& plan = arguments.plan;
   // -1: the producer's. The shuffle tells the compiler that it is the same for all of a warp.
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0) - 1;
 
   fill_below<Shape>(plan, control);
   // What boxes leave of their places stays 0: a weight of 0 does not make up for what is NaN.
-  if (plan.row_count() < kWarpgroupRows || plan.column_count() < Shape::kBlock) {
+  if (plan.row_count() < kWarpgroupRows || plan.key_count() < Shape::kBlock) {
     auto* words = reinterpret_cast<uint4*>(shared);
     for (int i = threadIdx.x; i < Shape::kDscoreAt / 16; i += Shape::kThreads)
       words[i] = make_uint4(0, 0, 0, 0);

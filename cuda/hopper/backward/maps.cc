@@ -1,13 +1,13 @@
 #include "cuda/hopper/backward/maps.h"
 
-#include "cuda/hopper/tensor_map.h"
+#include "cuda/hopper/backward/tensor_map.h"
 
 namespace jax_na::cuda {
 
 std::string encode_maps(const Backward& from, const float* sums, HopperBackwardArguments& to) {
   constexpr int kRowBytes = 128;
   const Problem& problem = from.problem;
-  const HopperPlan& plan = to.plan;
+  const HopperBackwardPlan& plan = to.plan;
   const Axis* axes = problem.axes;
   const CUtensorMapDataType type = from.stored == Stored::kFloat16
                                        ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
@@ -17,7 +17,7 @@ std::string encode_maps(const Backward& from, const float* sums, HopperBackwardA
                      {counts[0], counts[1], counts[2]},
                      {axes[0].dilation, axes[1].dilation, axes[2].dilation}};
   };
-  const MappedBox rows = box(2, plan.rows), columns = box(2, plan.columns);
+  const MappedBox rows = box(2, plan.rows), columns = box(2, plan.keys);
   auto of_keys = [&](CUtensorMap& map, const void* data) {
     return encode_map(map,
                       {data,
@@ -50,7 +50,7 @@ std::string encode_maps(const Backward& from, const float* sums, HopperBackwardA
                         problem.head_dim,
                         {queries[0], queries[1], queries[2]},
                         problem.batch * problem.heads},
-                       box(sizeof(float), plan.columns));
+                       box(sizeof(float), plan.keys));
   return wrong;
 }
 

@@ -19,7 +19,7 @@ template <typename Shape>
 __device__ inline void find_masks(const HopperBackwardArguments& arguments,
                                   HopperBackwardControl<Shape>& control, int warpgroup) {
   static_assert(Shape::kBlock == 32 * Shape::kWarpgroups, "a lane fetches for one query");
-  const HopperPlan& plan = arguments.plan;
+  const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   const int lane = threadIdx.x % 32, t = lane % 4;
   RingPlace<Shape::kQueryStages> query_place;
@@ -30,10 +30,10 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
 
   // The query whose statistics this lane fetches: by how far it lies behind the tile's first one.
   const int column = 32 * warpgroup + lane;
-  const bool exists = column < plan.column_count();
-  const int behind_x = column % plan.columns[2] * problem.axes[2].dilation;
-  const int behind_y = column / plan.columns[2] % plan.columns[1] * problem.axes[1].dilation;
-  const int behind_z = column / plan.columns[2] / plan.columns[1] * problem.axes[0].dilation;
+  const bool exists = column < plan.key_count();
+  const int behind_x = column % plan.keys[2] * problem.axes[2].dilation;
+  const int behind_y = column / plan.keys[2] % plan.keys[1] * problem.axes[1].dilation;
+  const int behind_z = column / plan.keys[2] / plan.keys[1] * problem.axes[0].dilation;
   // Queries that there are not have no weights.
   auto fetch = [&](const HopperItem& item, const TileWalk& tile) {
     const int x = tile.coordinate(item, plan, problem, 2) + behind_x;
@@ -59,7 +59,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
       bool sure_along[kMaxRank];
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a)
-        sure_along[a] = tile_is_sure(item.axis[a], warpgroup, tile.along(a), plan.columns[a]);
+        sure_along[a] = tile_is_sure(item.axis[a], warpgroup, tile.along(a), plan.keys[a]);
       const bool sure =
           sure_along[0] && sure_along[1] && sure_along[2] && plan.row_count() == kWarpgroupRows;
 
@@ -71,12 +71,12 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
 #pragma unroll 1
         for (int row = lane / 4; row < kWarpgroupRows; row += 8) {
           const uint32_t places = control.places[warpgroup][row];
-          uint32_t word = row < plan.row_count() ? control.below[plan.columns[0]][t] : 0;
+          uint32_t word = row < plan.row_count() ? control.below[plan.keys[0]][t] : 0;
 #pragma unroll
           for (int a = 0; a < kMaxRank; ++a) {
             if (sure_along[a]) continue;
             const AxisItem& axis = item.axis[a];
-            const int extent = plan.columns[a], origin = axis.origin(tile.along(a), extent);
+            const int extent = plan.keys[a], origin = axis.origin(tile.along(a), extent);
             const Interval mine = control.seen[slot][seen_begin(plan, a) + place_along(places, a)];
             const int end = min(mine.end, axis.limit(tile.along(a)));
             const int low = min(max(mine.begin - origin, 0), extent);

@@ -15,7 +15,7 @@ namespace jax_na::cuda {
 template <typename Shape>
 __device__ inline void produce(const HopperBackwardArguments& arguments,
                                HopperBackwardControl<Shape>& control, uint32_t base) {
-  const HopperPlan& plan = arguments.plan;
+  const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   // What is only read gives way to the sums, which would have to be written and read again.
   const uint64_t once = ptx::tma_evict_first();
@@ -32,11 +32,12 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     auto load = [&](const CUtensorMap* map, uint32_t to, int w) {
 #pragma unroll
       for (int panel = 0; panel < Shape::kPanels; ++panel)
-        ptx::tma_load(to + panel * Shape::kRowPanelBytes + w * kWarpgroupRows * kPanelRowBytes, map,
-                      full, once, item.head * Shape::kHeadDim + panel * kPanelElements,
-                      item.axis[2].row + plan.offset(w, 2) * problem.axes[2].dilation,
-                      item.axis[1].row + plan.offset(w, 1) * problem.axes[1].dilation,
-                      item.axis[0].row + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
+        ptx::tma_load(to + panel * Shape::kQueryPanelBytes + w * kWarpgroupRows * kPanelRowBytes,
+                      map, full, once, item.head * Shape::kHeadDim + panel * kPanelElements,
+                      item.axis[2].query + plan.offset(w, 2) * problem.axes[2].dilation,
+                      item.axis[1].query + plan.offset(w, 1) * problem.axes[1].dilation,
+                      item.axis[0].query + plan.offset(w, 0) * problem.axes[0].dilation,
+                      item.entry);
     };
     for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.key, base + Shape::kKeyAt, w);
     for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.value, base + Shape::kValueAt, w);
@@ -47,7 +48,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
                        int parity, const HopperItem& item, const TileWalk& tile) {
     const uint32_t barrier = ptx::shared_address(&full);
     ptx::mbarrier_wait(ptx::shared_address(&empty), parity ^ 1);
-    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.column_count() * kPanelRowBytes);
+    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.key_count() * kPanelRowBytes);
     const int x = tile.coordinate(item, plan, problem, 2);
     const int y = tile.coordinate(item, plan, problem, 1);
     const int z = tile.coordinate(item, plan, problem, 0);

@@ -22,13 +22,14 @@ struct HopperBackwardShape {
   static constexpr int kRows = kWarpgroups * kWarpgroupRows;
   static constexpr int kPanels = kHeadDim / kPanelElements;
   static_assert(kHeadDim % kPanelElements == 0, "panels are whole");
-  static constexpr int kRowPanelBytes = kRows * kPanelRowBytes;
-  static constexpr int kRowBytes = kPanels * kRowPanelBytes;  // of the keys, or of their values
+  // Where the forward kernel has queries.
+  static constexpr int kQueryPanelBytes = kRows * kPanelRowBytes;
+  static constexpr int kRowBytes = kPanels * kQueryPanelBytes;  // of the keys, or of their values
   static constexpr int kStagePanelBytes = kBlock * kPanelRowBytes;
   static constexpr int kStageBytes = kPanels * kStagePanelBytes;
   // Gradients leave from the place of their keys and values.
   static constexpr int kOutElements = kPanelElements;
-  static constexpr int kOutPanelBytes = kRowPanelBytes;
+  static constexpr int kOutPanelBytes = kQueryPanelBytes;
   // The gradients of scores: rows of keys, of the queries of a tile.
   static constexpr int kDscoreBytes = kRows * kPanelRowBytes;
   static constexpr int kDscoreBuffers = 2;

@@ -9,9 +9,9 @@
 #include <cstdint>
 
 #include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/describer.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/tile_walk.h"
-#include "cuda/hopper/describer.h"
 #include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
@@ -49,7 +49,7 @@ __device__ __forceinline__ void stage_sums(const float (&sums)[Shape::kSumColumn
 template <typename Shape>
 __device__ inline void describe_and_add(const HopperBackwardArguments& arguments,
                                         HopperBackwardControl<Shape>& control, uint32_t base) {
-  const HopperPlan& plan = arguments.plan;
+  const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   uint32_t sums_parity = 0;
   int known = 0;  // items that were described, the end of them among these
@@ -64,8 +64,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       if (ptx::lane() == 0) index = atomicAdd(arguments.items_taken, 1);
       index = __shfl_sync(~0u, index, 0);
       if (index >= plan.items) break;
-      exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index,
-                                   problem.group(), 0);
+      exists = describe_item(arguments, control, slot, index);
       if (exists) break;
     }
     if (ptx::lane() == 0) {

@@ -1,4 +1,4 @@
-"""Tables and a plot of a report: `python -m benchmarks.report FILE` prints the tables."""
+"""Tables and a plot of a report: `python -m benchmarks.cpu.report FILE` prints the tables."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Times the CPU kernels beside plain-JAX formulations and prints a table.
 
-    python -m benchmarks [--rounds 7] [--quick] [--torch-python PYTHON] [--save]
+    python -m benchmarks.cpu [--rounds 7] [--quick] [--torch-python PYTHON] [--save]
 
 Variants take turns, round by round, in one process on all cores; a row is the minimum and the
 median in milliseconds. PyTorch's FlexAttention, forward only, runs in a process of its own. The
@@ -30,12 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_na
-from benchmarks.formulations import blocked, gather, masked_dense, shifted_views
-from benchmarks.memory import extra_memory
-from benchmarks.problems import HEADS, PROBLEMS, QUICK, Problem
-from benchmarks.report import markdown, plot
+from benchmarks.cpu.formulations import blocked, gather, masked_dense, shifted_views
+from benchmarks.cpu.memory import extra_memory
+from benchmarks.cpu.problems import HEADS, PROBLEMS, QUICK, Problem
+from benchmarks.cpu.report import markdown, plot
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = pathlib.Path(__file__).parents[1] / "results"
 
 # Slots of a window above which shifted views are not tried: each is an unrolled copy.
 LARGEST_UNROLLED = 128
@@ -164,11 +164,11 @@ def scaling(quick: bool, rounds: int) -> list[dict[str, Any]]:
     rows = []
     cores = sorted(os.sched_getaffinity(0))[:2]
     for count in range(1, len(cores) + 1):
-        arguments = ["benchmarks", "--fused-only", "--rounds", str(rounds)]
+        arguments = ["benchmarks.cpu", "--fused-only", "--rounds", str(rounds)]
         program = (
             f"import os, runpy, sys; os.sched_setaffinity(0, {cores[:count]}); "
             f"sys.argv = {arguments + (['--quick'] if quick else [])}; "
-            "runpy.run_module('benchmarks', run_name='__main__')"
+            "runpy.run_module('benchmarks.cpu', run_name='__main__')"
         )
         result = subprocess.run(
             [sys.executable, "-c", program], check=True, capture_output=True, text=True
@@ -186,7 +186,7 @@ def processor() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks")
+    parser = argparse.ArgumentParser(prog="benchmarks.cpu")
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each variant")
     parser.add_argument("--quick", action="store_true", help="tiny problems: does it all run?")
     parser.add_argument("--fused-only", action="store_true", help="print the fused rows as JSON")

@@ -1,4 +1,4 @@
-#include "cuda/hopper/tensor_map.h"
+#include "cuda/hopper/backward/tensor_map.h"
 
 #include <cuda_runtime_api.h>
 

@@ -1,4 +1,4 @@
-"""Peak memory of one call beyond its inputs and outputs: `python -m benchmarks.memory INDEX PASS`.
+"""Peak memory of one call beyond its inputs and outputs: `benchmarks.cpu.memory INDEX PASS`.
 
 A fresh process each, since a process rarely gives memory back. Linux only: the high-water mark of
 the resident set is reset before the call.
@@ -11,7 +11,7 @@ import pathlib
 import subprocess
 import sys
 
-from benchmarks.problems import HEADS, PROBLEMS, QUICK
+from benchmarks.cpu.problems import HEADS, PROBLEMS, QUICK
 
 MIB = 2**20
 
@@ -27,7 +27,7 @@ def _status(field: str) -> int:
 def extra_memory(index: int, which: str, quick: bool) -> dict[str, float]:
     """Runs one pass of a problem in a process of its own."""
     found = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", str(index), which, str(int(quick))],
+        [sys.executable, "-m", "benchmarks.cpu.memory", str(index), which, str(int(quick))],
         check=True,
         capture_output=True,
         text=True,

@@ -1,6 +1,6 @@
 """PyTorch's compiled FlexAttention on the same problems, in a process of its own.
 
-    PYTHON_WITH_TORCH benchmarks/flex_attention.py PROBLEMS.json FOLDER ROUNDS THREADS
+    PYTHON_WITH_TORCH benchmarks/cpu/flex_attention.py PROBLEMS.json FOLDER ROUNDS THREADS
 
 Reads q, k, v from FOLDER/<index>.npz, writes its output beside it, and prints the milliseconds as
 JSON. Tokens are permuted into tiles, which lets its block mask skip most; the permutation itself is

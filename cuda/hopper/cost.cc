@@ -1,0 +1,136 @@
+#include "cuda/hopper/cost.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cuda/hopper/item.h"
+
+namespace jax_na::cuda {
+namespace {
+
+constexpr int kBoxesLookedAt = 1024;  // of an axis
+constexpr int kFirst[kMaxRank] = {0, 0, 0};
+
+// How many of `count` tiles from `first` on, whose first key is `origin`, a warpgroup sees whole.
+int sure_tiles(const AxisItem& item, int warpgroup, int first, int count, int origin, int keys) {
+  if (count == 0) return 0;
+  // All but the last are whole tiles.
+  const Interval sure = item.sure[warpgroup];
+  const int begin = max_of(ceil_div(sure.begin - origin, keys), 0);
+  const int end = min_of(floor_div(sure.end - origin, keys), count - 1);
+  return max_of(end - begin, 0) + tile_is_sure(item, warpgroup, first + count - 1, keys);
+}
+
+}  // namespace
+
+HopperPrices hopper_prices(const HopperLimits& limits) {
+  const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
+  // Products and softmax run side by side, but not without getting in each other's way.
+  const double products = pairs * 4 * limits.head_dim / 4096;
+  const double softmax = pairs * 0.116;
+  const double both = std::sqrt(std::hypot(products * products, softmax * softmax));
+  return {both + 120, pairs * 0.018, 4000, 8000};
+}
+
+AxisTable::AxisTable(const Axis& axis, int which)
+    : axis_(axis),
+      which_(which),
+      positions_((axis.query_count + axis.dilation - 1) / axis.dilation),
+      key_positions_((axis.length + axis.dilation - 1) / axis.dilation),
+      modular_(axis.modular()) {
+  // A slab may lie anywhere; the whole axis stands for it.
+  axis_.query_origin = axis_.key_origin = 0;
+  axis_.query_count = axis_.key_count = axis_.length;
+}
+
+AxisTable::Line& AxisTable::line(int rows, int warpgroups) {
+  return lines_[{rows, warpgroups}];
+}
+
+const AxisSums& AxisTable::of(Line& line, int rows, int warpgroups, int keys) const {
+  if (line.size() <= static_cast<size_t>(keys)) line.resize(keys + 1);
+  AxisSums& sums = line[keys];
+  if (sums.tiles < 0) sums = sum(rows, warpgroups, keys);
+  return sums;
+}
+
+AxisSums AxisTable::sum(int rows, int warpgroups, int keys) const {
+  AxisSums sums;
+  sums.tiles = 0;
+  HopperPlan plan;
+  plan.rows[which_] = rows;
+  plan.warpgroups[which_] = warpgroups;
+  plan.keys[which_] = keys;
+  const int box = plan.box(which_);
+  const int boxes = (axis_.group_length(0) + box - 1) / box;
+  const int looked_at = modular_ ? boxes : std::min(boxes, kBoxesLookedAt);
+  for (int i = 0; i < looked_at; ++i) {
+    const int place = static_cast<int>(static_cast<int64_t>(i) * boxes / looked_at);
+    const AxisItem item = axis_item(axis_, plan, which_, 0, place * box);
+    sums.tiles += item.tiles;
+    for (int w = 0; w < warpgroups; ++w) {
+      const int behind = item.tiles - item.seam_tiles;
+      sums.sure += (sure_tiles(item, w, 0, item.seam_tiles, 0, keys) +
+                    sure_tiles(item, w, item.seam_tiles, behind, item.seam, keys)) /
+                   static_cast<double>(warpgroups);
+    }
+    // What meets the seam of an axis twice is not cut.
+    if (modular_ && item.met.size() - item.seam > item.rule.length) sums.legal = false;
+  }
+  const double all = static_cast<double>(this->boxes(box)) * axis_.dilation / looked_at;
+  sums.tiles *= all;
+  sums.sure *= all;
+  return sums;
+}
+
+LaunchCost::LaunchCost(const Problem& problem, const HopperLimits& limits, int multiprocessors,
+                       const int (&phases)[kMaxRank])
+    : problem_(phase_of(problem, phases, kFirst)),
+      limits_(limits),
+      prices_(hopper_prices(limits)),
+      multiprocessors_(multiprocessors),
+      launches_(phases[0] * phases[1] * phases[2]),
+      axes_{{problem_.axes[0], 0}, {problem_.axes[1], 1}, {problem_.axes[2], 2}} {}
+
+double LaunchCost::items(const int (&rows)[kMaxRank], const int (&warpgroups)[kMaxRank]) const {
+  double items = heads();
+  for (int a = 0; a < kMaxRank; ++a)
+    items *=
+        static_cast<double>(axes_[a].boxes(rows[a] * warpgroups[a])) * problem_.axes[a].dilation;
+  return items;
+}
+
+double LaunchCost::clocks(double items, double tiles, double masked, double lines) const {
+  const double rounds = std::max(1.0, std::ceil(items / multiprocessors_));
+  const double each = ((tiles + lines) * prices_.tile + masked * prices_.masked_tile) / items;
+  return launches_ * ((each + prices_.item) * rounds + prices_.launch);
+}
+
+bool LaunchCost::price(HopperPlan& plan) {
+  const double items = this->items(plan.rows, plan.warpgroups);
+  double tiles = heads(), sure = heads();
+  for (int a = 0; a < kMaxRank; ++a) {
+    const int warpgroups = plan.warpgroups[a];
+    const AxisSums& sums = axes_[a].of(axes_[a].line(plan.rows[a], warpgroups), plan.rows[a],
+                                       warpgroups, plan.keys[a]);
+    if (!sums.legal) return false;
+    tiles *= sums.tiles;
+    sure *= sums.sure;
+    plan.boxes[a] = axes_[a].boxes(plan.box(a));
+  }
+  const double lines = items * this->lines(plan.key_count());
+  plan.tiles = tiles + lines;
+  plan.masked_tiles = masked(tiles, sure, lines, plan.key_count());
+  plan.clocks = clocks(items, tiles, plan.masked_tiles, lines);
+  plan.items = static_cast<int>(items);
+  plan.boxes_z = FastDiv(plan.boxes[0]);
+  plan.boxes_y = FastDiv(plan.boxes[1]);
+  plan.boxes_x = FastDiv(plan.boxes[2]);
+  plan.group_z = FastDiv(problem_.axes[0].dilation);
+  plan.group_y = FastDiv(problem_.axes[1].dilation);
+  plan.group_x = FastDiv(problem_.axes[2].dilation);
+  plan.heads = FastDiv(problem_.heads);
+  return true;
+}
+
+}  // namespace jax_na::cuda

@@ -1,0 +1,90 @@
+// What a plan of the Hopper kernel is expected to cost: tiles are counted, and each has a price.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "core/problem.h"
+#include "cuda/hopper/plan.h"
+
+namespace jax_na::cuda {
+
+// Clocks of a multiprocessor; docs/kernels.md says where they come from.
+struct HopperPrices {
+  double tile;
+  double masked_tile;  // more than another
+  double item;
+  double launch;
+};
+
+HopperPrices hopper_prices(const HopperLimits& limits);
+
+// Sums over the boxes of queries of one axis.
+struct AxisSums {
+  double tiles = -1;  // negative: not known yet
+  double sure = 0;    // of them, those that a warpgroup sees whole, on average
+  bool legal = true;
+};
+
+// One axis of a launch.
+class AxisTable {
+ public:
+  AxisTable(const Axis& axis, int which);
+
+  // Queries, and keys, of the longest dilation group.
+  int positions() const { return positions_; }
+  int key_positions() const { return key_positions_; }
+  int boxes(int box) const { return (positions_ + box - 1) / box; }
+  int widest_box() const { return kMostBoxSide / axis_.dilation; }
+
+  // Of tiles of 1 to `keys` keys; a line that `of` looks things up in.
+  using Line = std::vector<AxisSums>;
+  Line& line(int rows, int warpgroups);
+  const AxisSums& of(Line& line, int rows, int warpgroups, int keys) const;
+
+ private:
+  AxisSums sum(int rows, int warpgroups, int keys) const;
+
+  Axis axis_;
+  int which_;
+  int positions_;
+  int key_positions_;
+  bool modular_;
+  std::map<std::pair<int, int>, Line> lines_;
+};
+
+// The launches of a problem in given phases.
+class LaunchCost {
+ public:
+  LaunchCost(const Problem& problem, const HopperLimits& limits, int multiprocessors,
+             const int (&phases)[kMaxRank]);
+
+  AxisTable& axis(int a) { return axes_[a]; }
+  // Boxes of queries of all heads, batch entries and dilation groups.
+  double items(const int (&rows)[kMaxRank], const int (&warpgroups)[kMaxRank]) const;
+  // Fills in what follows from the extents of a plan whose items fit an int; false where boxes meet
+  // the seam of a periodic axis twice.
+  bool price(HopperPlan& plan);
+  // The clocks of all launches, of `items` that meet so many tiles of `key_count` keys and, in
+  // `lines` of them, additional keys.
+  double clocks(double items, double tiles, double masked, double lines) const;
+  // Lines of additional keys of an item.
+  int lines(int key_count) const { return (problem_.additional + key_count - 1) / key_count; }
+  // Tiles that warpgroups mask.
+  double masked(double tiles, double sure, double lines, int key_count) const {
+    return (key_count == limits_.block ? tiles - sure : tiles) + 0.5 * lines;
+  }
+  double heads() const { return static_cast<double>(problem_.batch) * problem_.heads; }
+
+ private:
+  Problem problem_;  // of the first launch
+  HopperLimits limits_;
+  HopperPrices prices_;
+  int multiprocessors_;
+  int launches_;
+  AxisTable axes_[kMaxRank];
+};
+
+}  // namespace jax_na::cuda
