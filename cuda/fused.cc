@@ -5,8 +5,10 @@
 #include <string>
 
 #include "cuda/additional_gradient.h"
+#include "cuda/backward_choice.h"
 #include "cuda/bias_sums.h"
 #include "cuda/dispatch.h"
+#include "cuda/hopper/backward/backward.h"
 #include "cuda/hopper/forward.h"
 #include "cuda/launch.h"
 
@@ -28,16 +30,23 @@ int64_t rows_bytes(const Problem& problem) {
 
 }  // namespace
 
-// First what there is of every row, then what one pass at a time needs. Every kernel here is
-// deterministic.
-int64_t fused_backward_workspace(const Problem& problem, bool /* deterministic */) {
+// Of the kernels for every GPU, which are deterministic: first what there is of every row, then what
+// one pass at a time needs. Which kernels run is known only where the device is.
+int64_t fused_backward_workspace(const Problem& problem, Stored stored, bool deterministic) {
   const int64_t sums = problem.bias_batch > 0 ? bias_sums_bytes(problem) : 0;
-  return rows_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
+  const int64_t warps =
+      rows_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
+  return deterministic ? warps : std::max(warps, hopper_backward_workspace(problem, stored));
 }
 
-std::string fused_backward(const Backward& arguments, bool /* deterministic */,
-                           cudaStream_t stream) {
+std::string fused_backward(const Backward& arguments, bool deterministic, cudaStream_t stream) {
   const Problem& problem = arguments.problem;
+  Device device;
+  if (const cudaError_t status = current_device(device); status != cudaSuccess)
+    return cudaGetErrorString(status);
+  const BackwardChoice choice =
+      choose_backward(problem, arguments.stored, arguments.precision, device, deterministic);
+  if (choice.is_hopper) return launch_hopper_backward(choice.hopper, arguments, stream);
   auto* delta = static_cast<float*>(arguments.workspace);
   void* rest = static_cast<char*>(arguments.workspace) + rows_bytes(problem);
   auto run = [&](Pass pass, const Backward& of) {
@@ -75,7 +84,8 @@ std::string load_kernels() {
   }
   if (const cudaError_t status = load_bias_sums(); status != cudaSuccess)
     return std::string("loading a CUDA kernel: ") + cudaGetErrorString(status);
-  return load_hopper();
+  const std::string error = load_hopper();
+  return error.empty() ? load_hopper_backward() : error;
 }
 
 }  // namespace jax_na::cuda

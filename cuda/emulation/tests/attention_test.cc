@@ -29,7 +29,7 @@ namespace {
 const Implementation kFused = {
     [](const Forward& f) { return cuda::fused_forward(f, nullptr); },
     [](const Backward& b) { return cuda::fused_backward(b, true, nullptr); },
-    [](const Problem& p) { return cuda::fused_backward_workspace(p, true); }};
+    [](const Problem& p) { return cuda::fused_backward_workspace(p, Stored::kFloat32, true); }};
 
 // Chooses a device, or device 0 where some fused kernel needs more shared memory than it has.
 void set_device(int device, const Problem& problem, Stored stored, Precision precision) {
@@ -152,7 +152,9 @@ void run_instances(const Kind<T>& kind) {
             of_keys.lse = static_cast<float*>(b.workspace) + p.batch * p.query_tokens() * p.heads;
             return dispatch(key_gradient, Pass::kKeyGradient, of_keys);
           },
-          [](const Problem& p) { return cuda::fused_backward_workspace(p, true); }};
+          [](const Problem& p) {
+            return cuda::fused_backward_workspace(p, Stored::kFloat32, true);
+          }};
       for (const Case& of : cases_of_head_dim(head_dim)) run(one, of, kind);
     }
   }
