@@ -75,7 +75,7 @@ jax_na_cuda_kernels(hopper_backward_bfloat16 cuda/hopper/backward/instances.cu
 jax_na_cuda_kernels(hopper_backward_float16 cuda/hopper/backward/instances.cu JAX_NA_ELEMENT=__half)
 jax_na_cuda_kernels(hopper_backward_around cuda/hopper/backward/around.cu)
 
-set(launches cuda/device.cc cuda/dispatch.cc cuda/forward_choice.cc cuda/fused.cc cuda/plan.cc
+set(launches cuda/backward_choice.cc cuda/device.cc cuda/dispatch.cc cuda/forward_choice.cc cuda/fused.cc cuda/plan.cc
   cuda/gemm/gemm.cc
   cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/key.cc cuda/hopper/maps.cc
   cuda/hopper/plan.cc cuda/hopper/tensor_map.cc

@@ -141,9 +141,7 @@ bool LaunchCost::price(HopperPlan& plan) {
   plan.masked_tiles = masked(tiles, sure, lines, plan.row_count(), plan.column_count());
   plan.clocks = clocks(items, tiles, plan.masked_tiles, lines);
   plan.items = static_cast<int>(items);
-  plan.boxes_z = FastDiv(plan.boxes[0]);
-  plan.boxes_y = FastDiv(plan.boxes[1]);
-  plan.boxes_x = FastDiv(plan.boxes[2]);
+  for (int i = 0; i < kMaxRank; ++i) plan.boxes_along[i] = FastDiv(plan.boxes[plan.order[i]]);
   plan.group_z = FastDiv(problem_.axes[0].dilation);
   plan.group_y = FastDiv(problem_.axes[1].dilation);
   plan.group_x = FastDiv(problem_.axes[2].dilation);

@@ -7,6 +7,7 @@
 #include "cuda/hopper/arguments.h"
 #include "cuda/hopper/mask.h"
 #include "cuda/hopper/shared.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
 
@@ -18,15 +19,15 @@ template <bool kRowsAreKeys, typename Control>
 __device__ inline bool describe_item(const HopperPlan& plan, const Problem& problem,
                                      const int32_t* origins, Control& control, int slot, int index,
                                      int repeats, int more) {
-  const int lane = threadIdx.x % 32;
+  const int lane = ptx::lane();
   HopperItem& item = control.items[slot];
-  const int x = plan.boxes_x.split(index), y = plan.boxes_y.split(index);
-  const int z = plan.boxes_z.split(index);
+  const int first = plan.boxes_along[0].split(index), second = plan.boxes_along[1].split(index);
+  const int third = plan.boxes_along[2].split(index);
   const int group_x = plan.group_x.split(index), group_y = plan.group_y.split(index);
   const int group_z = plan.group_z.split(index);
   const int head = plan.heads.split(index);
   if (lane < kMaxRank) {
-    const int place = lane == 2 ? x : lane == 1 ? y : z;
+    const int place = lane == plan.order[0] ? first : lane == plan.order[1] ? second : third;
     const int group = lane == 2 ? group_x : lane == 1 ? group_y : group_z;
     Axis axis = problem.axes[lane];
     if (axis.query_count != axis.length || axis.key_count != axis.length) {

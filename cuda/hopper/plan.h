@@ -31,7 +31,9 @@ struct HopperPlan {
   int boxes[kMaxRank] = {1, 1, 1};       // of rows along each axis of the longest dilation group
   int items = 0;                         // of the first launch, which has the most
   bool heads_apart = false;  // the tensor maps have an axis of heads, and none of batch entries
-  FastDiv boxes_z, boxes_y, boxes_x;
+  // The axes along which items follow each other; the first changes with every item.
+  int order[kMaxRank] = {2, 1, 0};
+  FastDiv boxes_along[kMaxRank];      // in that order
   FastDiv group_z, group_y, group_x;  // dilation of a launch's axes
   FastDiv heads;
   // Expected of all items of the first launch, for what is printed and for the predicted time.

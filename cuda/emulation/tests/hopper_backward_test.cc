@@ -13,28 +13,25 @@
 #include "cuda/emulation/block.h"
 #include "cuda/emulation/tests/run.h"
 #include "cuda/hopper/backward/backward.h"
-#include "cuda/hopper/forward.h"
+#include "cuda/launch.h"
 
 namespace jax_na::emulation {
 namespace {
 
 int number = 0;  // of problems run
 
-cuda::Device device() {
+cuda::HopperBackwardChoice choice_of(const Problem& problem, Stored stored) {
   cuda::Device device;
   cuda::current_device(device);
-  return device;
+  return cuda::choose_hopper_backward(problem, stored, device);
 }
 
 const Implementation kHopper = {
-    [](const Forward& f) {
-      return cuda::launch_hopper(cuda::choose_hopper(f.problem, f.stored, device()), f, nullptr);
-    },
+    [](const Forward& f) { return cuda::fused_forward(f, nullptr); },
     [](const Backward& b) {
-      return cuda::launch_hopper_backward(
-          cuda::choose_hopper_backward(b.problem, b.stored, device()), b, nullptr);
+      return cuda::launch_hopper_backward(choice_of(b.problem, b.stored), b, nullptr);
     },
-    cuda::hopper_backward_workspace};
+    [](const Problem& p) { return cuda::hopper_backward_workspace(p, Stored::kBFloat16); }};
 
 void run_hopper(Case of) {
   constexpr int kHeadDims[] = {64, 128};
@@ -45,9 +42,7 @@ void run_hopper(Case of) {
       std::copysign(of.problem.scale == 0 ? 0 : std::sqrt(1.0 / head_dim), of.problem.scale);
   of.name += ", " + std::to_string(head_dim) + " features";
   cudaSetDevice(number % 3 == 0 ? 0 : 3);  // with a multiprocessor for every item, and with two
-  if (cuda::choose_hopper(of.problem, Stored::kBFloat16, device()).instance == nullptr ||
-      cuda::choose_hopper_backward(of.problem, Stored::kBFloat16, device()).instance == nullptr)
-    return;
+  if (choice_of(of.problem, Stored::kBFloat16).instance == nullptr) return;
   if (number++ / std::size(kHeadDims) % 2 == 0)
     run(kHopper, of, kBFloat16);
   else
@@ -61,9 +56,8 @@ int main(int count, char** arguments) {
   using namespace jax_na::emulation;
   for (int device : {0, 3}) {
     cudaSetDevice(device);
-    for (const std::string& wrong :
-         {jax_na::cuda::load_hopper(), jax_na::cuda::load_hopper_backward()})
-      if (!wrong.empty()) fail_case("loading the kernels", wrong);
+    const std::string wrong = jax_na::cuda::load_kernels();
+    if (!wrong.empty()) fail_case("loading the kernels", wrong);
   }
   const std::string mode = count > 1 ? arguments[1] : "";
   if (mode == "--random" && count == 4) {

@@ -22,6 +22,7 @@ struct HopperBackwardArguments {
   Problem problem;
   const int32_t* origins;
   const float2* statistics;  // [batch, heads, z, y, x] of the queries: log2 of the sum, and delta
+  int* items_taken;          // 0; CTAs take them in order, so that those of a time lie side by side
   HopperPlan plan;
 };
 

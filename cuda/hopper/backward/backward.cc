@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "cuda/device.h"
 #include "cuda/hopper/backward/around.h"
 #include "cuda/hopper/backward/maps.h"
 #include "cuda/hopper/key.h"
@@ -36,6 +37,8 @@ double around_clocks(const Problem& problem) {
   return 14.0 * static_cast<double>(rows_of(problem)) * problem.head_dim / kBytesPerClock;
 }
 
+constexpr int64_t kCounterBytes = 256;
+
 int64_t align(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
@@ -46,33 +49,41 @@ int64_t sums_bytes(const Problem& problem) {
   return align(rows_of(problem) * problem.head_dim * static_cast<int64_t>(sizeof(float)));
 }
 
+// The instance that runs the problem on a Hopper GPU, or null and why.
+const HopperBackwardInstance* instance_for(const Problem& problem, Stored stored,
+                                           std::string& refusal) {
+  if (stored != Stored::kBFloat16 && stored != Stored::kFloat16) {
+    refusal = "the elements are neither bfloat16 nor float16";
+  } else if (problem.bias_batch > 0) {
+    refusal = "there is a relative position bias";
+  } else if (problem.additional > 0) {
+    refusal = "there are additional keys";
+  } else if (problem.head_dim != problem.value_dim) {
+    refusal = "head_dim of keys and values differ";
+  } else {
+    for (const HopperBackwardInstance& instance : instances_of(stored))
+      if (instance.limits.head_dim == problem.head_dim) return &instance;
+    refusal = "head_dim " + std::to_string(problem.head_dim) + " is not compiled";
+  }
+  return nullptr;
+}
+
 HopperBackwardChoice search(const Problem& problem, Stored stored, const Device& device) {
   HopperBackwardChoice choice;
   if (!device.hopper()) {
     choice.refusal = "the GPU is not of compute capability 9.0";
-  } else if (stored != Stored::kBFloat16 && stored != Stored::kFloat16) {
-    choice.refusal = "the elements are neither bfloat16 nor float16";
-  } else if (problem.bias_batch > 0) {
-    choice.refusal = "there is a relative position bias";
-  } else if (problem.additional > 0) {
-    choice.refusal = "there are additional keys";
-  } else if (problem.head_dim != problem.value_dim) {
-    choice.refusal = "head_dim of keys and values differ";
-  } else {
-    choice.refusal = "head_dim " + std::to_string(problem.head_dim) + " is not compiled";
-    for (const HopperBackwardInstance& instance : instances_of(stored)) {
-      if (instance.limits.head_dim != problem.head_dim) continue;
-      const auto plans = hopper_plans(problem, instance.limits, device.multiprocessors, 1);
-      if (plans.empty()) {
-        choice.refusal = "no boxes of the copy engine suit the window and its dilation";
-      } else {
-        choice.plan = plans.front();
-        choice.plan.clocks += around_clocks(problem);
-        choice.instance = &instance;
-        choice.refusal.clear();
-      }
-    }
+    return choice;
   }
+  const HopperBackwardInstance* instance = instance_for(problem, stored, choice.refusal);
+  if (instance == nullptr) return choice;
+  const auto plans = hopper_plans(problem, instance->limits, device.multiprocessors, 1);
+  if (plans.empty()) {
+    choice.refusal = "no boxes of the copy engine suit the window and its dilation";
+    return choice;
+  }
+  choice.plan = plans.front();
+  choice.plan.clocks += around_clocks(problem);
+  choice.instance = instance;
   return choice;
 }
 
@@ -84,8 +95,10 @@ HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored store
                     [&] { return search(problem, stored, device); });
 }
 
-int64_t hopper_backward_workspace(const Problem& problem) {
-  return statistics_bytes(problem) + sums_bytes(problem);
+int64_t hopper_backward_workspace(const Problem& problem, Stored stored) {
+  std::string refusal;
+  if (instance_for(problem, stored, refusal) == nullptr) return 0;
+  return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem);
 }
 
 std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Backward& arguments,
@@ -97,16 +110,17 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
   cudaError_t status = current_device(device);
   if (status != cudaSuccess) return cudaGetErrorString(status);
   auto* statistics = static_cast<float2*>(arguments.workspace);
-  auto* sums =
-      reinterpret_cast<float*>(static_cast<char*>(arguments.workspace) + statistics_bytes(problem));
+  char* zeros = static_cast<char*>(arguments.workspace) + statistics_bytes(problem);
+  auto* sums = reinterpret_cast<float*>(zeros + kCounterBytes);
   HopperBackwardArguments to{};
   to.problem = problem;
   to.origins = arguments.origins;
   to.statistics = statistics;
+  to.items_taken = reinterpret_cast<int*>(zeros);
   to.plan = choice.plan;
   const std::string wrong = encode_maps(arguments, sums, to);
   if (!wrong.empty()) return wrong + " (" + str(choice.plan) + ")";
-  status = cudaMemsetAsync(sums, 0, sums_bytes(problem), stream);
+  status = cudaMemsetAsync(zeros, 0, kCounterBytes + sums_bytes(problem), stream);
   if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
   if (status == cudaSuccess) {
     void* parameters[] = {&to};

@@ -28,13 +28,14 @@ struct HopperBackwardChoice {
   std::string refusal;  // why none, where instance is null
 };
 
-// The kernel and the plan for the problem on a device, with the predicted time of the whole pass in
-// plan.clocks. Remembered, so that a repeated call costs a look-up.
+// The kernel and the plan for the problem on the current device, with the predicted time of the
+// whole pass in plan.clocks. Remembered, so that a repeated call costs a look-up.
 HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored stored,
                                             const Device& device);
 
-// What a launch needs of a workspace, in bytes.
-int64_t hopper_backward_workspace(const Problem& problem);
+// What a launch on a Hopper GPU needs of a workspace, in bytes; 0 where the kernels do not run the
+// problem.
+int64_t hopper_backward_workspace(const Problem& problem, Stored stored);
 
 // Launches on `stream` without allocating or waiting; returns an empty text or what is wrong.
 std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Backward& arguments,

@@ -78,15 +78,14 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
 
   // Where this warpgroup's part of everything is.
   constexpr int kPartBytes = kWarpgroupRows * kPanelRowBytes;
-  const uint32_t keys = base + Shape::kKeyAt + warpgroup * kPartBytes;
-  const uint32_t values = base + Shape::kValueAt + warpgroup * kPartBytes;
+  const uint32_t first_keys = base + Shape::kKeyAt + warpgroup * kPartBytes;
   const int first_column = warpgroup * Shape::kSumColumns;
-  const uint32_t key_columns = base + Shape::kKeyAt +
-                               first_column / kPanelElements * Shape::kRowPanelBytes +
-                               first_column % kPanelElements * 2;
+  const uint32_t first_key_columns = base + Shape::kKeyAt +
+                                     first_column / kPanelElements * Shape::kRowPanelBytes +
+                                     first_column % kPanelElements * 2;
   const uint32_t sums_to = base + Shape::kSumAt + warpgroup * Shape::kSumBytes;
 
-  RingPlace<1> row_place;
+  RingPlace<Shape::kRowBuffers> row_place;
   RingPlace<Shape::kQueryStages> query_place;
   RingPlace<kItemsKnown> item_place;
   // Of tiles, in all items: what is held twice, or once, is where its lower bits say.
@@ -96,6 +95,11 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   float scores[kScores], cotangents[kScores], sums[Shape::kSumColumns / 2];
   uint32_t weights[kSteps][4], dscores[kSteps][4];
 
+  // Of the item's buffer.
+  auto buffer_bytes = [&] { return row_place.stage * 2 * Shape::kRowBytes; };
+  auto keys = [&] { return first_keys + buffer_bytes(); };
+  auto values = [&] { return keys() + Shape::kRowBytes; };
+  auto key_columns = [&] { return first_key_columns + buffer_bytes(); };
   auto arrive = [&](uint64_t& barrier) {
     __syncwarp();
     if (ptx::lane() == 0) ptx::mbarrier_arrive(ptx::shared_address(&barrier));
@@ -107,13 +111,13 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::mbarrier_wait(ptx::shared_address(&control.full_query[query_place.stage]),
                        query_place.parity);
     ptx::wgmma_fence();
-    issue_scores<Shape>(scores, keys, query_stage(query_place.stage));
+    issue_scores<Shape>(scores, keys(), query_stage(query_place.stage));
     ptx::wgmma_commit();
   };
   auto issue_tile_cotangents = [&] {
     ptx::mbarrier_wait(ptx::shared_address(&control.full_dout[met % 2]), met / 2 % 2);
     ptx::wgmma_fence();
-    issue_scores<Shape>(cotangents, values, dout_stage(met % 2));
+    issue_scores<Shape>(cotangents, values(), dout_stage(met % 2));
     ptx::wgmma_commit();
   };
 
@@ -176,8 +180,8 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     const int thread = ptx::thread() % 128, warp = thread / 32, lane = thread % 32;
     // The other warpgroup is done with these keys.
     ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
-    stage_results<Shape>(dkey, scales, keys, warp, lane);
-    stage_results<Shape>(dvalue, ones, values, warp, lane);
+    stage_results<Shape>(dkey, scales, keys(), warp, lane);
+    stage_results<Shape>(dvalue, ones, values(), warp, lane);
     ptx::fence_async_shared();
     ptx::barrier_sync(kOneBarrier + warpgroup, 128);
     if (thread != 0) return;
@@ -193,15 +197,15 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
 #pragma unroll
       for (int panel = 0; panel < Shape::kPanels; ++panel) {
         const int column = item.head * Shape::kHeadDim + panel * kPanelElements;
-        ptx::tma_store(&arguments.dkey, keys + panel * Shape::kOutPanelBytes, column, token[2],
+        ptx::tma_store(&arguments.dkey, keys() + panel * Shape::kOutPanelBytes, column, token[2],
                        token[1], token[0], item.entry);
-        ptx::tma_store(&arguments.dvalue, values + panel * Shape::kOutPanelBytes, column, token[2],
-                       token[1], token[0], item.entry);
+        ptx::tma_store(&arguments.dvalue, values() + panel * Shape::kOutPanelBytes, column,
+                       token[2], token[1], token[0], item.entry);
       }
     }
     ptx::tma_store_commit();
     ptx::tma_store_wait_read();
-    ptx::mbarrier_arrive(ptx::shared_address(&control.empty_rows));
+    ptx::mbarrier_arrive(ptx::shared_address(&control.empty_rows[row_place.stage]));
   };
 
   for (;; item_place.next()) {
@@ -209,8 +213,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), item_place.parity);
     const HopperItem& item = control.items[slot];
     if (item.last) break;
-    ptx::mbarrier_wait(ptx::shared_address(&control.full_rows), row_place.parity);
-    row_place.next();
+    ptx::mbarrier_wait(ptx::shared_address(&control.full_rows[row_place.stage]), row_place.parity);
     const int total = item.total;
     issue_tile_scores();
     issue_tile_cotangents();
@@ -233,7 +236,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
       ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
       // Not a group of its own: the wait is for what was issued before.
       ptx::wgmma_fence();
-      issue_sums<Shape>(sums, staged, key_columns);
+      issue_sums<Shape>(sums, staged, key_columns());
       ptx::wgmma_wait<0>();
       arrive(control.empty_dout[met % 2]);
       ++met;
@@ -266,6 +269,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::keep_here(dvalue);
     arrive(control.empty_query[stage_before()]);
     store_results(item);
+    row_place.next();
     arrive(control.done[slot]);
   }
 }

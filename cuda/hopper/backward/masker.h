@@ -68,7 +68,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
       TileMask& mask = control.masks[stage][warpgroup];
       if (!sure) {
         // A lane finds the words with t of rows lane / 4, lane / 4 + 8 and so on.
-#pragma unroll 1
+#pragma unroll 4
         for (int row = lane / 4; row < kWarpgroupRows; row += 8) {
           const uint32_t places = control.places[warpgroup][row];
           uint32_t word = row < plan.row_count() ? control.below[plan.columns[0]][t] : 0;

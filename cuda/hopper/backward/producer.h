@@ -17,27 +17,31 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
                                HopperBackwardControl<Shape>& control, uint32_t base) {
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
-  RingPlace<1> row_place;
+  // What is only read gives way to the sums, which would have to be written and read again.
+  const uint64_t once = ptx::tma_evict_first();
+  RingPlace<Shape::kRowBuffers> row_place;
   RingPlace<Shape::kQueryStages> query_place;
   RingPlace<Shape::kDoutStages> dout_place;
   RingPlace<kItemsKnown> item_place;
 
   auto load_rows = [&](const HopperItem& item) {
-    ptx::mbarrier_wait(ptx::shared_address(&control.empty_rows), row_place.parity ^ 1);
-    const uint32_t full = ptx::shared_address(&control.full_rows);
+    const uint32_t rows = base + row_place.stage * 2 * Shape::kRowBytes;
+    const uint32_t full = ptx::shared_address(&control.full_rows[row_place.stage]);
+    ptx::mbarrier_wait(ptx::shared_address(&control.empty_rows[row_place.stage]),
+                       row_place.parity ^ 1);
     ptx::mbarrier_arrive_expect(
         full, 2 * Shape::kWarpgroups * Shape::kPanels * plan.row_count() * kPanelRowBytes);
     auto load = [&](const CUtensorMap* map, uint32_t to, int w) {
 #pragma unroll
       for (int panel = 0; panel < Shape::kPanels; ++panel)
         ptx::tma_load(to + panel * Shape::kRowPanelBytes + w * kWarpgroupRows * kPanelRowBytes, map,
-                      full, item.head * Shape::kHeadDim + panel * kPanelElements,
+                      full, once, item.head * Shape::kHeadDim + panel * kPanelElements,
                       item.axis[2].row + plan.offset(w, 2) * problem.axes[2].dilation,
                       item.axis[1].row + plan.offset(w, 1) * problem.axes[1].dilation,
                       item.axis[0].row + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
     };
-    for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.key, base + Shape::kKeyAt, w);
-    for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.value, base + Shape::kValueAt, w);
+    for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.key, rows + Shape::kKeyAt, w);
+    for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.value, rows + Shape::kValueAt, w);
     row_place.next();
   };
 
@@ -51,7 +55,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     const int z = tile.coordinate(item, plan, problem, 0);
 #pragma unroll
     for (int panel = 0; panel < Shape::kPanels; ++panel)
-      ptx::tma_load(to + panel * Shape::kStagePanelBytes, map, barrier,
+      ptx::tma_load(to + panel * Shape::kStagePanelBytes, map, barrier, once,
                     tile.head * Shape::kHeadDim + panel * kPanelElements, x, y, z, item.entry);
   };
 
@@ -60,10 +64,11 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
                        item_place.parity);
     const HopperItem& item = control.items[item_place.stage];
     if (item.last) break;
-    load_rows(item);
     const int total = item.total;
     TileWalk tile(item, problem.group());
     for (int i = 0; i < total; ++i) {
+      // The place of keys and values is the last one to become free.
+      if (i == min(Shape::kDoutStages, total) - 1) load_rows(item);
       load_tile(&arguments.query, base + Shape::kQueryAt + query_place.stage * Shape::kStageBytes,
                 control.full_query[query_place.stage], control.empty_query[query_place.stage],
                 query_place.parity, item, tile);

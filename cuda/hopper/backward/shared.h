@@ -17,8 +17,8 @@ struct HopperBackwardShape {
   static constexpr int kWarpgroups = 2;
   static constexpr int kThreads = 128 * (1 + kWarpgroups);
   // Registers of a thread that computes, and of another.
-  static constexpr int kComputeRegisters = 232;
-  static constexpr int kOtherRegisters = 40;
+  static constexpr int kComputeRegisters = kHeadDim > 64 ? 232 : 224;
+  static constexpr int kOtherRegisters = kHeadDim > 64 ? 40 : 56;
   static constexpr int kRows = kWarpgroups * kWarpgroupRows;
   static constexpr int kPanels = kHeadDim / kPanelElements;
   static_assert(kHeadDim % kPanelElements == 0, "panels are whole");
@@ -39,6 +39,8 @@ struct HopperBackwardShape {
   static constexpr int kSumPanelBytes = kBlock * kPanelRowBytes;
   static constexpr int kSumBytes = kSumPanels * kSumPanelBytes;  // of a warpgroup
 
+  // With room for them, the keys and values of an item are fetched while the one before runs.
+  static constexpr int kRowBuffers = kHeadDim > 64 ? 1 : 2;
   static constexpr int kQueryStages = 3;
   static constexpr int kDoutStages = 2;
   static constexpr int kControlBytes = 16 * 1024;  // at most
@@ -46,7 +48,7 @@ struct HopperBackwardShape {
   // From the aligned beginning.
   static constexpr int kKeyAt = 0;
   static constexpr int kValueAt = kKeyAt + kRowBytes;
-  static constexpr int kQueryAt = kValueAt + kRowBytes;
+  static constexpr int kQueryAt = kKeyAt + kRowBuffers * 2 * kRowBytes;
   static constexpr int kDoutAt = kQueryAt + kQueryStages * kStageBytes;
   static constexpr int kDscoreAt = kDoutAt + kDoutStages * kStageBytes;
   static constexpr int kSumAt = kDscoreAt + kDscoreBuffers * kDscoreBytes;
@@ -63,7 +65,7 @@ struct HopperBackwardShape {
 template <typename Shape>
 struct HopperBackwardControl {
   uint64_t described[kItemsKnown], done[kItemsKnown];
-  uint64_t full_rows, empty_rows;
+  uint64_t full_rows[Shape::kRowBuffers], empty_rows[Shape::kRowBuffers];
   uint64_t full_query[Shape::kQueryStages], empty_query[Shape::kQueryStages];
   uint64_t full_dout[Shape::kDoutStages], empty_dout[Shape::kDoutStages];
   uint64_t full_sums[Shape::kWarpgroups], empty_sums[Shape::kWarpgroups];

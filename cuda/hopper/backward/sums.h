@@ -52,7 +52,6 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   uint32_t sums_parity = 0;
-  int index = blockIdx.x;
   int known = 0;  // items that were described, the end of them among these
 
   // False where that was the end.
@@ -60,10 +59,14 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     const int slot = known % kItemsKnown;
     ptx::mbarrier_wait(ptx::shared_address(&control.done[slot]), known / kItemsKnown % 2 ^ 1);
     bool exists = false;
-    while (!exists && index < plan.items) {
+    for (;;) {
+      int index = 0;
+      if (ptx::lane() == 0) index = atomicAdd(arguments.items_taken, 1);
+      index = __shfl_sync(~0u, index, 0);
+      if (index >= plan.items) break;
       exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index,
                                    problem.group(), 0);
-      index += gridDim.x;
+      if (exists) break;
     }
     if (ptx::lane() == 0) {
       if (!exists) control.items[slot].last = true;
@@ -75,6 +78,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
   };
 
   auto add = [&](const HopperItem& item, const TileWalk& tile) {
+    const uint64_t policy = ptx::tma_evict_last();
     int at[kMaxRank];
     bool any = true;  // a tile that nobody sees may lie anywhere
 #pragma unroll
@@ -89,7 +93,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
         for (int panel = 0; panel < Shape::kSumPanels; ++panel)
           ptx::tma_reduce_add(
               &arguments.sums,
-              base + Shape::kSumAt + w * Shape::kSumBytes + panel * Shape::kSumPanelBytes,
+              base + Shape::kSumAt + w * Shape::kSumBytes + panel * Shape::kSumPanelBytes, policy,
               w * Shape::kSumColumns + panel * Shape::kSumElements, at[2], at[1], at[0],
               item.entry * problem.heads + tile.head);
       }
