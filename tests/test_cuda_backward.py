@@ -1,4 +1,4 @@
-"""Which kernels run the fused backward pass on CUDA devices, on a machine that need not have one."""
+"""Which kernels run the fused backward pass on CUDA devices; there need not be one."""
 
 import pytest
 
