@@ -19,19 +19,23 @@ int64_t align(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
-int64_t delta_bytes(const Problem& problem) {
-  return align(problem.batch * problem.query_tokens() * problem.heads *
-               static_cast<int64_t>(sizeof(float)));
+int64_t rows_of(const Problem& problem) {
+  return problem.batch * problem.query_tokens() * problem.heads;
+}
+
+// Of delta, and of the LSE in units of log2.
+int64_t rows_bytes(const Problem& problem) {
+  return align(2 * rows_of(problem) * static_cast<int64_t>(sizeof(float)));
 }
 
 }  // namespace
 
-// Of the kernels for every GPU, which are deterministic: first delta, then what one pass at a time
-// needs. Which kernels run is known only where the device is.
+// Of the kernels for every GPU, which are deterministic: first what there is of every row, then what
+// one pass at a time needs. Which kernels run is known only where the device is.
 int64_t fused_backward_workspace(const Problem& problem, Stored stored, bool deterministic) {
   const int64_t sums = problem.bias_batch > 0 ? bias_sums_bytes(problem) : 0;
   const int64_t warps =
-      delta_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
+      rows_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
   return deterministic ? warps : std::max(warps, hopper_backward_workspace(problem, stored));
 }
 
@@ -44,7 +48,7 @@ std::string fused_backward(const Backward& arguments, bool deterministic, cudaSt
       choose_backward(problem, arguments.stored, arguments.precision, device, deterministic);
   if (choice.is_hopper) return launch_hopper_backward(choice.hopper, arguments, stream);
   auto* delta = static_cast<float*>(arguments.workspace);
-  void* rest = static_cast<char*>(arguments.workspace) + delta_bytes(problem);
+  void* rest = static_cast<char*>(arguments.workspace) + rows_bytes(problem);
   auto run = [&](Pass pass, const Backward& of) {
     return dispatch(instances_of(pass, of.stored), pass, problem, of.precision, &of, stream);
   };
@@ -61,7 +65,11 @@ std::string fused_backward(const Backward& arguments, bool deterministic, cudaSt
   } else {
     error = run(Pass::kQueryGradient, arguments);
   }
-  if (error.empty()) error = run(Pass::kKeyGradient, arguments);
+  if (error.empty()) {
+    Backward of_keys = arguments;
+    of_keys.lse = delta + rows_of(problem);
+    error = run(Pass::kKeyGradient, of_keys);
+  }
   if (error.empty() && problem.additional > 0)
     error = text(additional_gradient(arguments, delta, static_cast<float*>(rest), stream));
   return error;
