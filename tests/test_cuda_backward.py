@@ -28,7 +28,7 @@ def workspace(of, dtype="bfloat16", deterministic=False):
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_large_windows_run_the_hopper_kernel(head_dim, dtype):
-    text = choice(problem((24, 24), (64, 64), head_dim), dtype)
+    text = choice(problem((40, 40), (128, 128), head_dim), dtype)
     assert text.startswith("sm_90a: ")
     assert "rather than warps: " in text
 
@@ -55,4 +55,4 @@ def test_the_workspace_holds_the_sums_of_what_the_hopper_kernel_may_run():
     sums = rows * (128 + 2) * 4  # and two statistics, in float32
     assert sums <= workspace(of) <= sums + 1024
     for less in (workspace(of, deterministic=True), workspace(of, "float32")):
-        assert rows * 4 <= less < rows * 4 + 1024
+        assert rows * 4 <= less < sums / 10
