@@ -79,7 +79,7 @@ set(launches cuda/backward_choice.cc cuda/device.cc cuda/dispatch.cc cuda/forwar
   cuda/gemm/gemm.cc
   cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/key.cc cuda/hopper/maps.cc
   cuda/hopper/plan.cc cuda/hopper/tensor_map.cc
-  cuda/hopper/backward/backward.cc cuda/hopper/backward/maps.cc
+  cuda/hopper/backward/backward.cc cuda/hopper/backward/maps.cc cuda/hopper/backward/plan.cc
   cuda/naive/naive.cc)
 target_sources(_core PRIVATE ${launches}
   cuda/handlers.cc cuda/naive/handlers.cc ffi/unfused_arguments.cc)

@@ -32,7 +32,7 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
   const double products = pairs * (backward ? 10 : 4) * limits.head_dim / 4096;
   const double rest = pairs * (backward ? 0.22 : 0.116);
   const double both = std::sqrt(std::hypot(products * products, rest * rest));
-  if (backward) return {both + 600, pairs * 0.02, 6000, 20000};
+  if (backward) return {both + 1000, pairs * 0.01, 5000, 20000};
   // What dense problems take, where that was measured.
   if (limits.resident == 2)
     return {limits.head_dim > 32 ? 1030.0 : 1140.0, pairs * 0.029, 3000, 8000};

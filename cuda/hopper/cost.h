@@ -66,7 +66,7 @@ class LaunchCost {
   AxisTable& axis(int a) { return axes_[a]; }
   // Boxes of rows of all heads, batch entries and dilation groups.
   double items(const int (&rows)[kMaxRank], const int (&warpgroups)[kMaxRank]) const;
-  // Fills in what follows from the extents and the order of a plan whose items fit an int; false
+  // Fills in what follows from the extents of a plan whose items fit an int; false
   // where boxes meet the seam of a periodic axis twice.
   bool price(HopperPlan& plan);
   // The clocks of all launches, of `items` that meet so many tiles and as many `lines` of

@@ -14,11 +14,11 @@
 namespace jax_na::cuda {
 
 // Describes item `index` in `slot`, by all lanes; false where the dilation group is too short to
-// have it. The tiles of the window follow each other `repeats` times, and `more` tiles after them.
+// have it.
 template <bool kRowsAreKeys, typename Control>
 __device__ inline bool describe_item(const HopperPlan& plan, const Problem& problem,
-                                     const int32_t* origins, Control& control, int slot, int index,
-                                     int repeats, int more) {
+                                     const int32_t* origins, Control& control, int slot,
+                                     int index) {
   const int lane = ptx::lane();
   HopperItem& item = control.items[slot];
   const int first = plan.boxes_along[0].split(index), second = plan.boxes_along[1].split(index);
@@ -48,9 +48,12 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
       item.entry = index;
       item.head = head;
       item.windows = item.axis[0].tiles * item.axis[1].tiles * item.axis[2].tiles;
+      const int columns = plan.column_count();
+      const int lines = kRowsAreKeys ? 0 : (problem.additional + columns - 1) / columns;
       // Rows that meet nothing meet one tile, of which everything is hidden.
-      if (item.windows == 0 && more == 0) item.windows = 1;
-      item.total = item.windows * repeats + more;
+      if (item.windows == 0 && lines == 0) item.windows = 1;
+      // Keys meet the tiles of every query head that shares them.
+      item.total = item.windows * (kRowsAreKeys ? problem.group() : 1) + lines;
       item.last = false;
     }
   }
@@ -62,7 +65,6 @@ template <typename Shape>
 __device__ inline void describe(const HopperArguments& arguments, HopperControl<Shape>& control) {
   const HopperPlan& plan = arguments.plan;
   const int lane = threadIdx.x % 32;
-  const int lines = (arguments.problem.additional + plan.column_count() - 1) / plan.column_count();
   RingPlace<kItemsKnown> place;
   auto wait_until_free = [&] {
     ptx::mbarrier_wait(ptx::shared_address(&control.done[place.stage]), place.parity ^ 1);
@@ -70,7 +72,7 @@ __device__ inline void describe(const HopperArguments& arguments, HopperControl<
   for (int index = blockIdx.x; index < plan.items; index += gridDim.x) {
     wait_until_free();
     if (!describe_item<false>(plan, arguments.problem, arguments.origins, control, place.stage,
-                              index, 1, lines))
+                              index))
       continue;
     if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
     place.next();

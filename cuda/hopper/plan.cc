@@ -139,17 +139,6 @@ void search(const Problem& problem, const HopperLimits& limits, int multiprocess
   candidates.insert(candidates.end(), by_columns.begin(), by_columns.end());
 }
 
-// Items of the backward pass that run at the same time should meet the same columns, whose sums
-// then stay in the L2 cache: first come the axes of which a window covers the most.
-void order_items(const Problem& problem, HopperPlan& plan) {
-  auto covered = [&](int axis) {
-    const Axis& of = problem.axes[axis];
-    return static_cast<double>(of.window) * of.dilation / of.length;
-  };
-  std::stable_sort(plan.order, plan.order + kMaxRank,
-                   [&](int a, int b) { return covered(a) > covered(b); });
-}
-
 // Axes are counted from the end, which is the same in every rank.
 std::string along(const char* what, int axis) {
   return std::string(what) + " along axis " + std::to_string(axis - kMaxRank) + " should ";
@@ -192,7 +181,6 @@ std::vector<HopperPlan> hopper_plans(const Problem& problem, const HopperLimits&
     HopperPlan plan;
     set(plan.rows, one.rows), set(plan.warpgroups, one.warpgroups);
     set(plan.columns, one.columns), set(plan.phases, one.phases);
-    if (limits.rows_are_keys) order_items(problem, plan);
     LaunchCost(problem, limits, multiprocessors, plan.phases).price(plan);
     chosen.push_back(one);
     plans.push_back(plan);

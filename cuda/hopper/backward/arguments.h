@@ -5,7 +5,7 @@
 #include <vector_types.h>
 
 #include "core/problem.h"
-#include "cuda/hopper/plan.h"
+#include "cuda/hopper/backward/plan.h"
 
 namespace jax_na::cuda {
 
@@ -23,7 +23,7 @@ struct HopperBackwardArguments {
   const int32_t* origins;
   const float2* statistics;  // [batch, heads, z, y, x] of the queries: log2 of the sum, and delta
   int* items_taken;          // 0; CTAs take them in order, so that those of a time lie side by side
-  HopperPlan plan;
+  HopperBackwardPlan plan;
 };
 
 }  // namespace jax_na::cuda

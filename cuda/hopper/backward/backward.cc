@@ -76,12 +76,10 @@ HopperBackwardChoice search(const Problem& problem, Stored stored, const Device&
   }
   const HopperBackwardInstance* instance = instance_for(problem, stored, choice.refusal);
   if (instance == nullptr) return choice;
-  const auto plans = hopper_plans(problem, instance->limits, device.multiprocessors, 1);
-  if (plans.empty()) {
+  if (!make_hopper_backward_plan(problem, instance->limits, device.multiprocessors, choice.plan)) {
     choice.refusal = "no boxes of the copy engine suit the window and its dilation";
     return choice;
   }
-  choice.plan = plans.front();
   choice.plan.clocks += around_clocks(problem);
   choice.instance = instance;
   return choice;

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cuda/device.h"
-#include "cuda/hopper/plan.h"
+#include "cuda/hopper/backward/plan.h"
 #include "cuda/launch.h"
 
 namespace jax_na::cuda {
@@ -24,7 +24,7 @@ const std::vector<HopperBackwardInstance>& hopper_backward_instances();
 
 struct HopperBackwardChoice {
   const HopperBackwardInstance* instance = nullptr;
-  HopperPlan plan;
+  HopperBackwardPlan plan;
   std::string refusal;  // why none, where instance is null
 };
 

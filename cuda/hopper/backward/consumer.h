@@ -69,7 +69,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   using T = typename Shape::Element;
   constexpr int kSteps = Shape::kBlock / 16;
   constexpr int kScores = Shape::kBlock / 2;  // of a lane
-  const HopperPlan& plan = arguments.plan;
+  const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   // exp2(factor * score); where that would not do the scores are scaled first.
   const bool scale_first = problem.scale <= 0;

@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   unsigned char* shared = unaligned + (base - unaligned_base);
   static_assert(sizeof(Control) <= Shape::kControlBytes, "kControlBytes is too small");
   auto& control = *reinterpret_cast<Control*>(shared + Shape::kControlAt);
-  const HopperPlan& plan = arguments.plan;
+  const HopperBackwardPlan& plan = arguments.plan;
   // -1: the producer's. The shuffle tells the compiler that it is the same for all of a warp.
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0) - 1;
 

@@ -7,7 +7,7 @@ namespace jax_na::cuda {
 std::string encode_maps(const Backward& from, const float* sums, HopperBackwardArguments& to) {
   constexpr int kRowBytes = 128;
   const Problem& problem = from.problem;
-  const HopperPlan& plan = to.plan;
+  const HopperBackwardPlan& plan = to.plan;
   const Axis* axes = problem.axes;
   const CUtensorMapDataType type = from.stored == Stored::kFloat16
                                        ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16

@@ -19,7 +19,7 @@ template <typename Shape>
 __device__ inline void find_masks(const HopperBackwardArguments& arguments,
                                   HopperBackwardControl<Shape>& control, int warpgroup) {
   static_assert(Shape::kBlock == 32 * Shape::kWarpgroups, "a lane fetches for one query");
-  const HopperPlan& plan = arguments.plan;
+  const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   const int lane = threadIdx.x % 32, t = lane % 4;
   RingPlace<Shape::kQueryStages> query_place;

@@ -23,7 +23,7 @@ struct TileWalk {
   }
   JAX_NA_INLINE int along(int a) const { return a == 2 ? x : a == 1 ? y : z; }
   // Where the tile begins in the tensor.
-  JAX_NA_INLINE int coordinate(const HopperItem& item, const HopperPlan& plan,
+  JAX_NA_INLINE int coordinate(const HopperItem& item, const HopperBackwardPlan& plan,
                                const Problem& problem, int a) const {
     return item.axis[a].coordinate(along(a), plan.columns[a], problem.axes[a].dilation);
   }
