@@ -17,6 +17,7 @@
 #include "cpu/handlers.h"
 #include "cpu/kernels.h"
 #ifdef JAX_NA_CUDA
+#include "cuda/backward_choice.h"
 #include "cuda/device.h"
 #include "cuda/forward_choice.h"
 #include "cuda/gemm/gemm.h"
@@ -255,11 +256,23 @@ NB_MODULE(_core, m) {
   m.attr("has_cuda") = true;
   m.def(
       "cuda_fused_backward_workspace",
-      [](const jax_na::Problem& problem, bool deterministic) {
-        return jax_na::cuda::fused_backward_workspace(problem, deterministic);
+      [](const jax_na::Problem& problem, const std::string& dtype, bool deterministic) {
+        return jax_na::cuda::fused_backward_workspace(problem, stored_of(dtype), deterministic);
       },
-      nb::arg("problem"), nb::arg("deterministic"),
+      nb::arg("problem"), nb::arg("dtype"), nb::arg("deterministic"),
       "Bytes of scratch space that the fused CUDA backward pass needs.");
+  m.def(
+      "cuda_fused_backward_choice",
+      [](const jax_na::Problem& problem, const std::string& dtype, bool highest,
+         int multiprocessors, bool deterministic) {
+        return jax_na::cuda::explain(
+            jax_na::cuda::choose_backward(problem, stored_of(dtype), precision_of(highest),
+                                          device_of(multiprocessors), deterministic));
+      },
+      nb::arg("problem"), nb::arg("dtype"), nb::arg("highest"), nb::arg("multiprocessors"),
+      nb::arg("deterministic"),
+      "Which kernels run the fused backward pass, how they cut the problem, and what they are "
+      "preferred to.");
   m.def("cuda_gemm_forward_workspace", jax_na::cuda::gemm_forward_workspace, nb::arg("problem"),
         "Bytes of scratch space that the forward pass by CUDA matrix products needs.");
   m.def("cuda_gemm_backward_workspace", jax_na::cuda::gemm_backward_workspace, nb::arg("problem"),

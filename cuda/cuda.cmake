@@ -70,10 +70,16 @@ endforeach()
 set(architectures "SHELL:-gencode arch=compute_90a,code=sm_90a")
 jax_na_cuda_kernels(hopper_bfloat16 cuda/hopper/instances.cu JAX_NA_ELEMENT=__nv_bfloat16)
 jax_na_cuda_kernels(hopper_float16 cuda/hopper/instances.cu JAX_NA_ELEMENT=__half)
+jax_na_cuda_kernels(hopper_backward_bfloat16 cuda/hopper/backward/instances.cu
+  JAX_NA_ELEMENT=__nv_bfloat16)
+jax_na_cuda_kernels(hopper_backward_float16 cuda/hopper/backward/instances.cu JAX_NA_ELEMENT=__half)
+jax_na_cuda_kernels(hopper_backward_around cuda/hopper/backward/around.cu)
 
-set(launches cuda/device.cc cuda/dispatch.cc cuda/forward_choice.cc cuda/fused.cc cuda/plan.cc
+set(launches cuda/backward_choice.cc cuda/device.cc cuda/dispatch.cc cuda/forward_choice.cc cuda/fused.cc cuda/plan.cc
   cuda/gemm/gemm.cc
   cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/maps.cc cuda/hopper/plan.cc
+  cuda/hopper/backward/backward.cc cuda/hopper/backward/maps.cc cuda/hopper/backward/plan.cc
+  cuda/hopper/backward/tensor_map.cc
   cuda/naive/naive.cc)
 target_sources(_core PRIVATE ${launches}
   cuda/handlers.cc cuda/naive/handlers.cc ffi/unfused_arguments.cc)
@@ -92,7 +98,7 @@ if(JAX_NA_CUDA_TESTS)
     ${launches} ${every_kernel})
   target_link_libraries(jax_na_cuda_cases PUBLIC jax_na_options CUDA::cudart_static)
   target_include_directories(jax_na_cuda_cases SYSTEM PUBLIC ${CUDAToolkit_INCLUDE_DIRS})
-  foreach(test attention gemm hopper naive unfused)
+  foreach(test attention gemm hopper hopper_backward naive unfused)
     add_executable(${test}_test ${tests}/${test}_test.cc)
     target_link_libraries(${test}_test PRIVATE jax_na_cuda_cases)
   endforeach()

@@ -5,8 +5,10 @@
 #include <string>
 
 #include "cuda/additional_gradient.h"
+#include "cuda/backward_choice.h"
 #include "cuda/bias_sums.h"
 #include "cuda/dispatch.h"
+#include "cuda/hopper/backward/backward.h"
 #include "cuda/hopper/forward.h"
 #include "cuda/launch.h"
 
@@ -17,24 +19,36 @@ int64_t align(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
-int64_t delta_bytes(const Problem& problem) {
-  return align(problem.batch * problem.query_tokens() * problem.heads *
-               static_cast<int64_t>(sizeof(float)));
+int64_t rows_of(const Problem& problem) {
+  return problem.batch * problem.query_tokens() * problem.heads;
+}
+
+// Of delta, and of the LSE in units of log2.
+int64_t rows_bytes(const Problem& problem) {
+  return align(2 * rows_of(problem) * static_cast<int64_t>(sizeof(float)));
 }
 
 }  // namespace
 
-// First delta, then what one pass at a time needs. Every kernel here is deterministic.
-int64_t fused_backward_workspace(const Problem& problem, bool /* deterministic */) {
+// Of the kernels for every GPU, which are deterministic: first what there is of every row, then what
+// one pass at a time needs. Which kernels run is known only where the device is.
+int64_t fused_backward_workspace(const Problem& problem, Stored stored, bool deterministic) {
   const int64_t sums = problem.bias_batch > 0 ? bias_sums_bytes(problem) : 0;
-  return delta_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
+  const int64_t warps =
+      rows_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
+  return deterministic ? warps : std::max(warps, hopper_backward_workspace(problem, stored));
 }
 
-std::string fused_backward(const Backward& arguments, bool /* deterministic */,
-                           cudaStream_t stream) {
+std::string fused_backward(const Backward& arguments, bool deterministic, cudaStream_t stream) {
   const Problem& problem = arguments.problem;
+  Device device;
+  if (const cudaError_t status = current_device(device); status != cudaSuccess)
+    return cudaGetErrorString(status);
+  const BackwardChoice choice =
+      choose_backward(problem, arguments.stored, arguments.precision, device, deterministic);
+  if (choice.is_hopper) return launch_hopper_backward(choice.hopper, arguments, stream);
   auto* delta = static_cast<float*>(arguments.workspace);
-  void* rest = static_cast<char*>(arguments.workspace) + delta_bytes(problem);
+  void* rest = static_cast<char*>(arguments.workspace) + rows_bytes(problem);
   auto run = [&](Pass pass, const Backward& of) {
     return dispatch(instances_of(pass, of.stored), pass, problem, of.precision, &of, stream);
   };
@@ -51,7 +65,11 @@ std::string fused_backward(const Backward& arguments, bool /* deterministic */,
   } else {
     error = run(Pass::kQueryGradient, arguments);
   }
-  if (error.empty()) error = run(Pass::kKeyGradient, arguments);
+  if (error.empty()) {
+    Backward of_keys = arguments;
+    of_keys.lse = delta + rows_of(problem);
+    error = run(Pass::kKeyGradient, of_keys);
+  }
   if (error.empty() && problem.additional > 0)
     error = text(additional_gradient(arguments, delta, static_cast<float*>(rest), stream));
   return error;
@@ -66,7 +84,8 @@ std::string load_kernels() {
   }
   if (const cudaError_t status = load_bias_sums(); status != cudaSuccess)
     return std::string("loading a CUDA kernel: ") + cudaGetErrorString(status);
-  return load_hopper();
+  const std::string error = load_hopper();
+  return error.empty() ? load_hopper_backward() : error;
 }
 
 }  // namespace jax_na::cuda

@@ -22,8 +22,8 @@ using ffi::Error;
 using Result = ffi::Result<AnyBuffer>;
 using Entries = ffi::Span<const int64_t>;
 
-int64_t fused_workspace(const Problem& problem, Stored, bool deterministic) {
-  return fused_backward_workspace(problem, deterministic);
+int64_t fused_workspace(const Problem& problem, Stored stored, bool deterministic) {
+  return fused_backward_workspace(problem, stored, deterministic);
 }
 
 int64_t gemm_workspace(const Problem& problem, Stored, bool) {

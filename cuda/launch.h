@@ -63,7 +63,7 @@ std::string fused_forward(const Forward& arguments, cudaStream_t stream);
 // A deterministic backward pass has the same bits in every run. The other one may make sums in any
 // order where that is faster.
 std::string fused_backward(const Backward& arguments, bool deterministic, cudaStream_t stream);
-int64_t fused_backward_workspace(const Problem& problem, bool deterministic);
+int64_t fused_backward_workspace(const Problem& problem, Stored stored, bool deterministic);
 
 // Loads every kernel of the library, so that no launch has to.
 std::string load_kernels();

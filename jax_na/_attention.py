@@ -229,8 +229,9 @@ def neighborhood_attention(
         :func:`tune`; None for what is predicted to be the fastest. Other platforms and the backward
         pass plan for themselves.
       deterministic: insists on gradients that have the same bits in every run of a program, on the
-        CPU with any number of threads. The compiled kernels have them by default, unless others
-        are faster by more than a tenth; on CUDA "xla" raises, since XLA orders its sums itself.
+        CPU with any number of threads. The compiled kernels have them by default, but for the
+        faster backward kernel for Hopper GPUs; on CUDA "xla" raises, since XLA orders its sums
+        itself.
       return_lse: also return the log-sum-exp of the scores.
 
     Returns:

@@ -275,7 +275,7 @@ def _workspace_size(
         return _core.cuda_gemm_forward_workspace(problem)
     if implementation == "gemm":
         return _core.cuda_gemm_backward_workspace(problem)
-    return _core.cuda_fused_backward_workspace(problem, options.deterministic)
+    return _core.cuda_fused_backward_workspace(problem, query.dtype.name, options.deterministic)
 
 
 def unfused_results(geometry: Geometry, kind: str, group: int, *operands: jax.Array):

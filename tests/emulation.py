@@ -54,7 +54,7 @@ def _kernels() -> list[Source]:
             found.append(Source(name, kernels=True))
             continue
         for element, table in ELEMENTS.items():
-            if not (path.parent.name == "hopper" and element == "float"):
+            if not ("hopper" in path.parts and element == "float"):
                 defines = (f"JAX_NA_ELEMENT={element}", f"JAX_NA_TABLE={table}")
                 found.append(Source(name, kernels=True, defines=defines))
     return found

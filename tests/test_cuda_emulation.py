@@ -67,3 +67,11 @@ def test_naive_kernels(programs, program):
 def test_hopper_kernels(programs):
     assert len(run(programs["hopper_test"])) > 30
     assert len(run(programs["hopper_test"], "--random", 32, 0)) > 20
+
+
+def test_hopper_backward_kernels(programs):
+    assert len(run(programs["hopper_backward_test"])) > 30
+
+
+def test_hopper_backward_kernels_on_random_problems(programs):
+    assert run(programs["hopper_backward_test"], "--random", 24, 0)[-1] == "0 failures"

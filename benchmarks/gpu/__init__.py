@@ -1,4 +1,4 @@
-"""What the CUDA kernels reach on a GPU. One command for each report:
+"""What the CUDA kernels reach on a GPU. `python -m benchmarks.gpu` makes every report:
 
     python -m benchmarks.gpu.compare     real problems, against other attention
     python -m benchmarks.gpu.paper       fused and gemm over naive, on many problems

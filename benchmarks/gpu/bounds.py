@@ -94,9 +94,9 @@ def ceilings(quick: bool) -> dict[str, float]:
         jax.block_until_ready(one.dispatch())
     best = {name: min(samples) / 1e3 for name, samples in in_turns(timed, 3).items()}
     return {
-        "bfloat16_tflops": round(2 * side**3 / best["bfloat16"] / 1e12, 1),
-        "float32_tflops": round(2 * side**3 / best["float32"] / 1e12, 1),
-        "memory_gbs": round(2 * 2 * length / best["copy"] / 1e9, 1),
+        "bfloat16_tflops": round(2 * side**3 / best["bfloat16"] / 1e12, 6),
+        "float32_tflops": round(2 * side**3 / best["float32"] / 1e12, 6),
+        "memory_gbs": round(2 * 2 * length / best["copy"] / 1e9, 3),
     }
 
 

@@ -18,7 +18,7 @@ from benchmarks.gpu import flex_process
 from benchmarks.gpu.bounds import bound_ms, ceilings, forward_plan, visited_gflop, work
 from benchmarks.gpu.device import prepare
 from benchmarks.gpu.record import Record, arguments
-from benchmarks.gpu.shapes import SHAPES, Shape, chosen
+from benchmarks.gpu.shapes import Shape, chosen
 from benchmarks.gpu.timing import Timed, in_turns, summary
 from benchmarks.gpu.variants import attempt, backward, dense, forward, make_sets, variants
 
@@ -75,7 +75,10 @@ def main() -> None:
     parser.add_argument("--torch-python", default=sys.executable, help="a Python with PyTorch")
     options = parser.parse_args()
     on_gpu = prepare() == "gpu"
-    shapes = chosen(options.only, options.quick)
+    # The longest last, for whoever cannot wait.
+    shapes = sorted(
+        chosen(options.only, options.quick), key=lambda shape: work(shape, "forward")["gflop"]
+    )
     only = [name for name in options.variants.split(",") if name]
     start = time.monotonic()
     record = Record(
@@ -103,7 +106,7 @@ def main() -> None:
             for row in flex.measure(shape, options.rounds, FLEX_SECONDS):
                 record.add(problem=shape.name, variant="flex", **row)
         record.note(seconds=round(time.monotonic() - start, 1))
-    read(f"after {SHAPES[-1].name}")
+    read(f"after {shapes[-1].name}")
     if flex is not None:
         flex.close()
 

@@ -15,6 +15,7 @@ from benchmarks.gpu.tables import (
     Row,
     best_flex,
     improvements,
+    problems,
     unique,
 )
 
@@ -43,24 +44,24 @@ def compare(report: Report, path: pathlib.Path) -> None:
     """Times over the bound, a panel for each pass."""
     figure = _figure(14, 8)
     panels: Any = figure.subplots(2, 1, sharex=True)
-    problems = unique((row for row in report["rows"] if "gflop" in row), "problem")
+    shown = problems(report)
     names = ("fused", "gemm", "naive", "dense", "flex")
     for ax, which in zip(panels, ("forward", "backward"), strict=True):
         rows = [row for row in report["rows"] if row.get("pass") == which]
         bounds = {row["problem"]: row["bound_ms"] for row in rows if "bound_ms" in row}
         for i, name in enumerate(names):
             heights = []
-            for problem in problems:
+            for problem in shown:
                 mine = [row for row in rows if row["problem"] == problem]
                 one = best_flex(mine) if name == "flex" else None
                 if name != "flex":
                     one = next((r for r in mine if r["variant"] == name and r["ms"]), None)
                 heights.append(one["ms"] / bounds[problem] if one else np.nan)
-            places = np.arange(len(problems)) + 0.17 * (i - 2)
+            places = np.arange(len(shown)) + 0.17 * (i - 2)
             ax.bar(places, heights, 0.16, label=name, color=COLORS[name])
         ax.set(yscale="log", ylabel=f"{which}: time over the bound")
         ax.axhline(1, color="#22223b", linewidth=0.8)
-    panels[1].set_xticks(range(len(problems)), problems, rotation=30, ha="right")
+    panels[1].set_xticks(range(len(shown)), shown, rotation=30, ha="right")
     panels[0].legend(ncols=5)
     figure.savefig(path)
 
@@ -118,16 +119,17 @@ def models(report: Report, path: pathlib.Path) -> None:
 def roofline(report: Report, path: pathlib.Path) -> None:
     """Useful operations against bytes of memory, as the counters read both."""
     rows: list[Row] = [row for row in report["rows"] if "us" in row]
-    problems = unique(rows, "problem")
-    columns = min(2, len(problems))
-    figure = _figure(6 * columns, 4.2 * -(-len(problems) // columns))
-    panels: Any = figure.subplots(-(-len(problems) // columns), columns, squeeze=False)
-    for ax in panels.flat[len(problems) :]:
+    shown = unique(rows, "problem")
+    columns = min(2, len(shown))
+    lines = -(-len(shown) // columns)
+    figure = _figure(6 * columns, 4.2 * lines)
+    panels: Any = figure.subplots(lines, columns, squeeze=False)
+    for ax in panels.flat[len(shown) :]:
         ax.set_visible(False)
     ceilings = report["ceilings"]
     x = np.geomspace(0.3, 3e4, 200)
     roof = np.minimum(ceilings["bfloat16_tflops"], x * ceilings["memory_gbs"] / 1e3)
-    for ax, problem in zip(panels.flat, problems, strict=False):
+    for ax, problem in zip(panels.flat, shown, strict=False):
         ax.plot(x, roof, color="#22223b")
         for row in (row for row in rows if row["problem"] == problem):
             moved = row.get("dram_read", 0) + row.get("dram_written", 0)

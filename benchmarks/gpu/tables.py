@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.gpu.peers import DENSE_FLUX_4K, natten
+from benchmarks.gpu.shapes import SHAPES
 
 Row = dict[str, Any]
 Report = dict[str, Any]
@@ -30,6 +31,13 @@ PRECISIONS = {
 def unique(rows: Iterable[Row], field: str) -> list[Any]:
     """The values of a field, in order."""
     return list(dict.fromkeys(row[field] for row in rows if field in row))
+
+
+def problems(report: Report) -> list[str]:
+    """Those of a report, in the order of the table of shapes."""
+    found = unique((row for row in report["rows"] if "gflop" in row), "problem")
+    order = [shape.name for shape in SHAPES]
+    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -77,7 +85,7 @@ def compare(report: Report) -> str:
     parts, missing = [], {}
     for which in ("forward", "backward"):
         lines = []
-        for problem in unique((r for r in report["rows"] if "gflop" in r), "problem"):
+        for problem in problems(report):
             rows = [
                 row
                 for row in report["rows"]
@@ -114,9 +122,9 @@ def compare(report: Report) -> str:
     ceilings = report["ceilings"]
     yard = [row["ms"] for row in report["rows"] if row["variant"] == "yardstick"]
     parts.append(
-        f"Ceilings in the same run: {ceilings['bfloat16_tflops']} TFLOP/s in bfloat16 and "
-        f"{ceilings['float32_tflops']} in float32 (JAX's default precision) for a product of 8192 "
-        f"x 8192 matrices, {ceilings['memory_gbs']} GB/s for a copy. The yardstick took "
+        f"Ceilings in the same run: {ceilings['bfloat16_tflops']:.0f} TFLOP/s in bfloat16 and "
+        f"{ceilings['float32_tflops']:.0f} in float32 (JAX's default precision) for a product of "
+        f"8192 x 8192 matrices, {ceilings['memory_gbs']:,.0f} GB/s for a copy. The yardstick took "
         f"{number(min(yard))} to {number(max(yard))} ms over the run. In NATTEN's run dense took "
         f"{DENSE_FLUX_4K['forward']} and {DENSE_FLUX_4K['backward']} ms on flux-4k."
     )
@@ -129,7 +137,7 @@ def compare(report: Report) -> str:
 def summary(report: Report) -> str:
     """Our default and the best of the others, both passes, in a short table."""
     lines = []
-    for problem in unique((r for r in report["rows"] if "gflop" in r), "problem"):
+    for problem in problems(report):
         line = [problem]
         for which in ("forward", "backward"):
             rows = [

@@ -61,6 +61,11 @@ cudaError_t cudaGetLastError() {
   return status;
 }
 
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = static_cast<int>(std::size(jax_na::emulation::kDevices));
+  return cudaSuccess;
+}
+
 cudaError_t cudaGetDevice(int* ordinal) {
   *ordinal = device;
   return cudaSuccess;

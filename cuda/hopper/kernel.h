@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   // -1: the producer's. The shuffle tells the compiler that it is the same for all of a warp.
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0) - 1;
 
-  fill_below(plan, control);
+  fill_below<Shape>(plan, control);
   // What tiles leave of a stage stays 0: a weight of 0 does not make up for values that are NaN.
   if (plan.key_count() < Shape::kBlock) {
     auto* words = reinterpret_cast<uint4*>(shared + Shape::kKeyAt);

@@ -20,8 +20,8 @@ __device__ __forceinline__ int below_begin(const HopperPlan& plan, int axis) {
 }
 
 // Fills the table, by all warps of the block. Columns behind the tile's last key are below nothing.
-template <typename Shape>
-__device__ inline void fill_below(const HopperPlan& plan, HopperControl<Shape>& control) {
+template <typename Shape, typename Control>
+__device__ inline void fill_below(const HopperPlan& plan, Control& control) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int at[4][kMaxRank];  // of the column that is bit `lane` of the word with t
 #pragma unroll

@@ -180,15 +180,14 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
         for (int e = 0; e < 2; ++e) {
           // A chunk behind the last has columns that nobody sees.
           const int column = min(16 * c + 8 * n + 2 * t + e, kBlock - 1);
-          const float2 of_query = scalars[tile.row + columns.row[column]];  // lse, delta
-          // A row that sees nothing but a bias of -inf has no weights, and not NaN.
-          const float lse = fmaxf(of_query.x, -1e38f) * kLog2E;
+          const float2 of_query =
+              scalars[tile.row + columns.row[column]];  // lse in units of log2, delta
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
             float& score = scores[0][n][2 * r + e];
             float& dscore = cotangents[0][n][2 * r + e];
             const bool sees = sees_column(c, n, 2 * r + e);
-            score = sees ? ptx::exp2(fmaf(score, factor, -lse)) : 0.f;
+            score = sees ? ptx::exp2(fmaf(score, factor, -of_query.x)) : 0.f;
             dscore = sees ? score * (dscore - of_query.y) : 0.f;
           }
         }

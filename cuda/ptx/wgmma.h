@@ -93,16 +93,17 @@ __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
   JAX_NA_INOUT16(64), JAX_NA_INOUT16(80), JAX_NA_INOUT16(96), JAX_NA_INOUT16(112)
 // clang-format on
 
-// The last operands are numbered after the accumulator's.
-#define JAX_NA_WGMMA_SHARED(n, type, a_at, b_at, add_at)                                \
+// The last operands are numbered after the accumulator's. `by_depth` is 1 where the 16 inner
+// elements are rows in shared memory, of both operands.
+#define JAX_NA_WGMMA_SHARED(n, type, by_depth, a_at, b_at, add_at)                      \
   asm volatile(                                                                         \
       "{\n"                                                                             \
       ".reg .pred add;\n"                                                               \
       "setp.ne.b32 add, " add_at                                                        \
       ", 0;\n"                                                                          \
       "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" JAX_NA_D_##n \
-      "}, " a_at ", " b_at                                                              \
-      ", add, 1, 1, 0, 0;\n"                                                            \
+      "}, " a_at ", " b_at ", add, 1, 1, " by_depth                                     \
+      ";\n"                                                                             \
       "}\n"                                                                             \
       : JAX_NA_INOUT_##n                                                                \
       : "l"(a), "l"(b), "r"(add))
@@ -130,13 +131,41 @@ __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
 template <typename T, int kColumns>
 __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], uint64_t a, uint64_t b, int add) {
   if constexpr (kColumns == 32) {
-    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 32, "%16", "%17", "%18");
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 32, "0, 0", "%16", "%17", "%18");
   } else if constexpr (kColumns == 64) {
-    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 64, "%32", "%33", "%34");
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 64, "0, 0", "%32", "%33", "%34");
   } else if constexpr (kColumns == 96) {
-    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 96, "%48", "%49", "%50");
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 96, "0, 0", "%48", "%49", "%50");
   } else if constexpr (kColumns == 128) {
-    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 128, "%64", "%65", "%66");
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 128, "0, 0", "%64", "%65", "%66");
+  } else {
+    static_assert(kColumns == 32, "no such product");
+  }
+}
+
+// d = a b (+ d where `add` is not 0), for a 64 rows x 16 inner elements and b 16 inner elements x
+// kColumns, both in shared memory.
+template <typename T, int kColumns>
+__device__ __forceinline__ void wgmma_by_rows(float (&d)[kColumns / 2], uint64_t a, uint64_t b,
+                                              int add) {
+  if constexpr (kColumns == 64) {
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 64, "0, 1", "%32", "%33", "%34");
+  } else if constexpr (kColumns == 128) {
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 128, "0, 1", "%64", "%65", "%66");
+  } else {
+    static_assert(kColumns == 64, "no such product");
+  }
+}
+
+// d = a^T b (+ d where `add` is not 0), for a 16 inner elements x 64 rows and b 16 inner elements x
+// kColumns, both in shared memory.
+template <typename T, int kColumns>
+__device__ __forceinline__ void wgmma_by_depth(float (&d)[kColumns / 2], uint64_t a, uint64_t b,
+                                               int add) {
+  if constexpr (kColumns == 32) {
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 32, "1, 1", "%16", "%17", "%18");
+  } else if constexpr (kColumns == 64) {
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 64, "1, 1", "%32", "%33", "%34");
   } else {
     static_assert(kColumns == 32, "no such product");
   }

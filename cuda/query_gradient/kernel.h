@@ -2,8 +2,8 @@
 // 16 keys are done with before the next: scores and their cotangents, the weights from the stored
 // LSE, and the product with the keys.
 //
-// It also leaves delta = rowsum(dout * out) - dlse in the workspace, for the gradient of the keys,
-// and the gradient of the bias.
+// It also leaves delta = rowsum(dout * out) - dlse in the workspace, and behind it the LSE in units
+// of log2, for the gradient of the keys; and the gradient of the bias.
 #pragma once
 
 #include <cstdint>
@@ -125,7 +125,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
     const T* outs = static_cast<const T*>(arguments.out) + s.out;
     const float* dlses = static_cast<const float*>(arguments.dlse) + s.lse;
     const float* lses = static_cast<const float*>(arguments.lse) + s.lse;
-    float* to = static_cast<float*>(arguments.workspace) + s.lse;
+    float* delta_to = static_cast<float*>(arguments.workspace) + s.lse;
+    float* lse_to = delta_to + problem.batch * problem.query_tokens() * problem.heads;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       const int token = own_rows[16 * m + lane / 2].token;
@@ -145,8 +146,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
         const int64_t at = static_cast<int64_t>(token) * problem.heads;
         sum -= dlses[at];
         // Nor has one that sees nothing but a bias of -inf.
-        if (lses[at] > -INFINITY) stored = lses[at] * kLog2E;
-        if (lane % 2 == 0) to[at] = sum;
+        if (lses[at] != -INFINITY) stored = lses[at] * kLog2E;
+        if (lane % 2 == 0) {
+          delta_to[at] = sum;
+          lse_to[at] = stored;
+        }
       }
 #pragma unroll
       for (int r = 0; r < 2; ++r) {

@@ -28,6 +28,14 @@ __device__ __forceinline__ uint32_t pack(float low, float high, __half) {
   return *reinterpret_cast<uint32_t*>(&both);
 }
 
+// The elements of a word.
+__device__ __forceinline__ float2 unpack(uint32_t both, __nv_bfloat16) {
+  return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&both));
+}
+__device__ __forceinline__ float2 unpack(uint32_t both, __half) {
+  return __half22float2(*reinterpret_cast<__half2*>(&both));
+}
+
 // The inner product of the elements of two words.
 template <typename T>
 __device__ __forceinline__ float dot(uint32_t a, uint32_t b);

@@ -45,6 +45,7 @@ def run(build: pathlib.Path, tool: str, program: tuple[str, ...], limit: float) 
     lines = (done.stdout + done.stderr).splitlines()
     summaries = [line.strip("= ") for line in lines if "SUMMARY" in line]
     results = [line for line in lines if line.endswith(" failures")]
+    telling = [line for line in lines if "FAILED" in line or line.startswith("=====")]
     clean = (
         done.returncode == 0
         and results == ["0 failures"]
@@ -53,7 +54,7 @@ def run(build: pathlib.Path, tool: str, program: tuple[str, ...], limit: float) 
     report = f"{tool:9} {' '.join(program):28} {time.monotonic() - began:4.0f} s  "
     report += ", ".join((*results, *summaries)) or "no summary"
     if not clean:
-        report += "\n" + "\n".join(f"    {line}" for line in lines[:40])
+        report += "\n" + "\n".join(f"    {line}" for line in (telling or lines)[:40])
     return clean, report
 
 

@@ -30,6 +30,7 @@ class Array {
   Array& operator=(const Array&) = delete;
 
   T* data() { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }  // in emulated memory alone
 
   void fill(const std::vector<T>& with) {
     expect_success(cudaMemcpy(data_, with.data(), count_ * sizeof(T), cudaMemcpyHostToDevice),

@@ -14,13 +14,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include "cuda/dispatch.h"
 #include "cuda/emulation/block.h"
-#include "cuda/emulation/device.h"
 #include "cuda/emulation/tests/cases.h"
 #include "cuda/emulation/tests/run.h"
 #include "cuda/launch.h"
@@ -31,7 +29,7 @@ namespace {
 const Implementation kFused = {
     [](const Forward& f) { return cuda::fused_forward(f, nullptr); },
     [](const Backward& b) { return cuda::fused_backward(b, true, nullptr); },
-    [](const Problem& p) { return cuda::fused_backward_workspace(p, true); }};
+    [](const Problem& p) { return cuda::fused_backward_workspace(p, Stored::kFloat32, true); }};
 
 // Chooses a device, or device 0 where some fused kernel needs more shared memory than it has.
 void set_device(int device, const Problem& problem, Stored stored, Precision precision) {
@@ -44,8 +42,7 @@ void set_device(int device, const Problem& problem, Stored stored, Precision pre
 
 template <typename T>
 uint64_t run_fused(int device, const Case& of, const Kind<T>& kind) {
-  set_device(device % static_cast<int>(std::size(kDevices)), of.problem, kind.stored,
-             kind.precision);
+  set_device(device % device_count(), of.problem, kind.stored, kind.precision);
   return run(kFused, of, kind);
 }
 
@@ -149,9 +146,15 @@ void run_instances(const Kind<T>& kind) {
           [&](const Forward& f) { return dispatch(forward, Pass::kForward, f); },
           [&](const Backward& b) {
             const std::string wrong = dispatch(query_gradient, Pass::kQueryGradient, b);
-            return wrong.empty() ? dispatch(key_gradient, Pass::kKeyGradient, b) : wrong;
+            if (!wrong.empty()) return wrong;
+            Backward of_keys = b;  // delta, and behind it the LSE in units of log2
+            const Problem& p = b.problem;
+            of_keys.lse = static_cast<float*>(b.workspace) + p.batch * p.query_tokens() * p.heads;
+            return dispatch(key_gradient, Pass::kKeyGradient, of_keys);
           },
-          [](const Problem& p) { return cuda::fused_backward_workspace(p, true); }};
+          [](const Problem& p) {
+            return cuda::fused_backward_workspace(p, Stored::kFloat32, true);
+          }};
       for (const Case& of : cases_of_head_dim(head_dim)) run(one, of, kind);
     }
   }
@@ -164,7 +167,7 @@ int main(int count, char** arguments) {
   using namespace jax_na::emulation;
   const std::string mode = count > 1 ? arguments[1] : "";
   // Those of one architecture are no instances: --instances runs where only PTX is loaded, too.
-  for (int device = 0; device < static_cast<int>(std::size(kDevices)); ++device) {
+  for (int device = 0; device < device_count(); ++device) {
     if (mode == "--instances") break;
     cudaSetDevice(device);
     const std::string wrong = jax_na::cuda::load_kernels();

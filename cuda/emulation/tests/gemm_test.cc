@@ -7,13 +7,11 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include "cuda/dispatch.h"
 #include "cuda/emulation/block.h"
-#include "cuda/emulation/device.h"
 #include "cuda/emulation/tests/array.h"
 #include "cuda/emulation/tests/cases.h"
 #include "cuda/emulation/tests/run.h"
@@ -35,7 +33,7 @@ const Implementation kGemm = {forward_in_workspace,
 // Chooses a device, or device 0 where some kernel needs more shared memory than it has.
 template <typename T>
 void set_device(int device, const Problem& problem, Precision precision) {
-  cudaSetDevice(device % static_cast<int>(std::size(kDevices)));
+  cudaSetDevice(device % device_count());
   for (int features : {problem.head_dim, problem.value_dim}) {
     Problem of_product = problem;
     of_product.head_dim = of_product.value_dim = features;
@@ -99,7 +97,7 @@ void run_random_cases(int count, int first) {
 
 int main(int count, char** arguments) {
   using namespace jax_na::emulation;
-  for (int device = 0; device < static_cast<int>(std::size(kDevices)); ++device) {
+  for (int device = 0; device < device_count(); ++device) {
     cudaSetDevice(device);
     const std::string wrong = jax_na::cuda::load_gemm_kernels();
     if (!wrong.empty()) fail_case("loading the kernels", wrong);

@@ -27,6 +27,12 @@ using cuda::Precision;
 
 inline int failures = 0;
 
+// Emulated devices, or GPUs.
+inline int device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 inline void fail_case(const std::string& name, const std::string& how) {
   std::printf("FAILED %s: %s\n", name.c_str(), how.c_str());
   ++failures;

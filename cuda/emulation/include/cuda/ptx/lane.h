@@ -1,4 +1,4 @@
-// The thread's place in its warp.
+// The thread's place in its warp, and in its block of one axis.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,6 +7,10 @@ namespace jax_na::cuda::ptx {
 
 inline int lane() {
   return static_cast<int>(threadIdx.x % 32);
+}
+
+inline int thread() {
+  return static_cast<int>(threadIdx.x);
 }
 
 }  // namespace jax_na::cuda::ptx

@@ -19,6 +19,11 @@ inline void store_shared(uint32_t address, uint32_t word0, uint32_t word1) {
   std::memcpy(emulation::shared_bytes(address, 8, "st.shared"), words, 8);
 }
 
+inline void store_shared(uint32_t address, float a, float b, float c, float d) {
+  const float numbers[] = {a, b, c, d};
+  std::memcpy(emulation::shared_bytes(address, 16, "st.shared"), numbers, 16);
+}
+
 inline uint32_t load_shared(uint32_t address) {
   uint32_t word;
   std::memcpy(&word, emulation::shared_bytes(address, 4, "ld.shared"), 4);

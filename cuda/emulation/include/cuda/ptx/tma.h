@@ -19,13 +19,25 @@ inline void tma_load(uint32_t to, const CUtensorMap* map, uint32_t barrier, int 
   emulation::start_bulk_load(to, map, barrier, {column, x, y, z, entry});
 }
 
+inline uint64_t tma_evict_first() {
+  return 1;
+}
+inline uint64_t tma_evict_last() {
+  return 2;
+}
+
+inline void tma_load(uint32_t to, const CUtensorMap* map, uint32_t barrier, uint64_t, int column,
+                     int x, int y, int z, int entry) {
+  tma_load(to, map, barrier, column, x, y, z, entry);
+}
+
 inline void tma_store(const CUtensorMap* map, uint32_t from, int column, int x, int y, int z,
                       int entry) {
   emulation::start_bulk_store(map, from, {column, x, y, z, entry}, false);
 }
 
-inline void tma_reduce_add(const CUtensorMap* map, uint32_t from, int column, int x, int y, int z,
-                           int entry) {
+inline void tma_reduce_add(const CUtensorMap* map, uint32_t from, uint64_t, int column, int x,
+                           int y, int z, int entry) {
   emulation::start_bulk_store(map, from, {column, x, y, z, entry}, true);
 }
 
@@ -33,8 +45,9 @@ inline void tma_store_commit() {
   emulation::commit_bulk_stores();
 }
 
-inline void tma_store_wait_read() {
-  emulation::wait_bulk_stores(0);
+template <int kPending = 0>
+void tma_store_wait_read() {
+  emulation::wait_bulk_stores(kPending);
 }
 
 inline void fence_async_shared() {}

@@ -47,6 +47,16 @@ void wgmma(float (&d)[kColumns / 2], uint64_t a, uint64_t b, int add) {
 }
 
 template <typename T, int kColumns>
+void wgmma_by_rows(float (&d)[kColumns / 2], uint64_t a, uint64_t b, int add) {
+  emulation::issue_wgmma({d, kColumns, nullptr, a, b, false, true, add != 0, number_of_bits<T>});
+}
+
+template <typename T, int kColumns>
+void wgmma_by_depth(float (&d)[kColumns / 2], uint64_t a, uint64_t b, int add) {
+  emulation::issue_wgmma({d, kColumns, nullptr, a, b, true, true, add != 0, number_of_bits<T>});
+}
+
+template <typename T, int kColumns>
 void wgmma(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t b, int add) {
   emulation::issue_wgmma({d, kColumns, a, 0, b, false, true, add != 0, number_of_bits<T>});
 }

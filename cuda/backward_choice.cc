@@ -1,0 +1,55 @@
+#include "cuda/backward_choice.h"
+
+#include <cmath>
+
+namespace jax_na::cuda {
+namespace {
+
+// The prediction of the kernels of warps, on the scale of those of the Hopper kernels, with the
+// same factor as in the forward pass.
+double hopper_clocks(const BackwardChoice& choice) {
+  return 1.5 * (choice.query_gradient.clocks + choice.key_gradient.clocks);
+}
+
+bool has_warps(const BackwardChoice& choice) {
+  return choice.query_gradient.instance != nullptr && choice.key_gradient.instance != nullptr;
+}
+
+std::string clocks(double count) {
+  return std::to_string(std::llround(count)) + " clocks, ";
+}
+
+}  // namespace
+
+BackwardChoice choose_backward(const Problem& problem, Stored stored, Precision precision,
+                               const Device& device, bool deterministic) {
+  BackwardChoice choice;
+  auto warps = [&](Pass pass) {
+    return choose(instances_of(pass, stored), pass, problem, precision, device);
+  };
+  choice.query_gradient = warps(Pass::kQueryGradient);
+  choice.key_gradient = warps(Pass::kKeyGradient);
+  if (deterministic)
+    choice.hopper.refusal = "the pass is to be deterministic";
+  else
+    choice.hopper = choose_hopper_backward(problem, stored, device);
+  choice.is_hopper = choice.hopper.instance != nullptr &&
+                     (!has_warps(choice) || choice.hopper.plan.clocks < hopper_clocks(choice));
+  return choice;
+}
+
+std::string explain(const BackwardChoice& choice) {
+  const std::string hopper =
+      "sm_90a: " + (choice.hopper.instance == nullptr
+                        ? choice.hopper.refusal
+                        : clocks(choice.hopper.plan.clocks) + str(choice.hopper.plan));
+  const std::string warps =
+      "warps: " + (has_warps(choice)
+                       ? clocks(hopper_clocks(choice)) + str(choice.query_gradient.sweep) +
+                             ", and " + str(choice.key_gradient.sweep)
+                       : std::string("no kernel fits"));
+  return choice.is_hopper ? hopper + "\n  rather than " + warps
+                          : warps + "\n  rather than " + hopper;
+}
+
+}  // namespace jax_na::cuda

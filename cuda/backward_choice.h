@@ -1,0 +1,27 @@
+// Which kernels run the fused backward pass, and what they are preferred to.
+#pragma once
+
+#include <string>
+
+#include "cuda/device.h"
+#include "cuda/dispatch.h"
+#include "cuda/hopper/backward/backward.h"
+#include "cuda/launch.h"
+
+namespace jax_na::cuda {
+
+struct BackwardChoice {
+  HopperBackwardChoice hopper;
+  Choice query_gradient, key_gradient;  // of the kernels for every GPU
+  bool is_hopper = false;
+};
+
+// The Hopper kernel adds up the gradient of the queries in any order: never where the pass is to be
+// deterministic.
+BackwardChoice choose_backward(const Problem& problem, Stored stored, Precision precision,
+                               const Device& device, bool deterministic);
+
+// The choice in words, with the predicted clocks of one multiprocessor.
+std::string explain(const BackwardChoice& choice);
+
+}  // namespace jax_na::cuda

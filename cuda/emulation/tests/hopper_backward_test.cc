@@ -1,0 +1,75 @@
+// Runs the backward pass of the Hopper kernels, through the code that launches them, and compares
+// with the definition. Problems that they refuse are left out.
+//
+//   hopper_backward_test                      every case, with every head dimension in turn
+//   hopper_backward_test NAME                 the cases whose names contain NAME
+//   hopper_backward_test --random COUNT SEED  problems drawn at random
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <iterator>
+#include <string>
+
+#include "cuda/emulation/block.h"
+#include "cuda/emulation/tests/run.h"
+#include "cuda/hopper/backward/backward.h"
+#include "cuda/launch.h"
+
+namespace jax_na::emulation {
+namespace {
+
+int number = 0;  // of problems run
+
+cuda::HopperBackwardChoice choice_of(const Problem& problem, Stored stored) {
+  cuda::Device device;
+  cuda::current_device(device);
+  return cuda::choose_hopper_backward(problem, stored, device);
+}
+
+const Implementation kHopper = {
+    [](const Forward& f) { return cuda::fused_forward(f, nullptr); },
+    [](const Backward& b) {
+      return cuda::launch_hopper_backward(choice_of(b.problem, b.stored), b, nullptr);
+    },
+    [](const Problem& p) { return cuda::hopper_backward_workspace(p, Stored::kBFloat16); }};
+
+void run_hopper(Case of) {
+  constexpr int kHeadDims[] = {64, 128};
+  const int head_dim = kHeadDims[number % std::size(kHeadDims)];
+  of.problem.bias_batch = of.problem.additional = 0;
+  of.problem.head_dim = of.problem.value_dim = head_dim;
+  of.problem.scale =
+      std::copysign(of.problem.scale == 0 ? 0 : std::sqrt(1.0 / head_dim), of.problem.scale);
+  of.name += ", " + std::to_string(head_dim) + " features";
+  cudaSetDevice(number % 3 == 0 ? 0 : 3);  // with a multiprocessor for every item, and with two
+  if (choice_of(of.problem, Stored::kBFloat16).instance == nullptr) return;
+  if (number++ / std::size(kHeadDims) % 2 == 0)
+    run(kHopper, of, kBFloat16);
+  else
+    run(kHopper, of, kFloat16);
+}
+
+}  // namespace
+}  // namespace jax_na::emulation
+
+int main(int count, char** arguments) {
+  using namespace jax_na::emulation;
+  for (int device : {0, 3}) {
+    cudaSetDevice(device);
+    const std::string wrong = jax_na::cuda::load_kernels();
+    if (!wrong.empty()) fail_case("loading the kernels", wrong);
+  }
+  const std::string mode = count > 1 ? arguments[1] : "";
+  if (mode == "--random" && count == 4) {
+    const int first = std::atoi(arguments[3]);
+    for (int seed = first; seed < first + std::atoi(arguments[2]); ++seed) {
+      set_seed(static_cast<uint64_t>(seed));
+      run_hopper(random_case(seed));
+    }
+  } else {
+    for (const Case& of : cases())
+      if (of.name.find(mode) != std::string::npos) run_hopper(of);
+  }
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,18 @@
+// What the backward pass does before and after its main kernel.
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <vector_types.h>
+
+#include "cuda/launch.h"
+
+namespace jax_na::cuda {
+
+// Leaves of every query the log-sum-exp in units of log2 (infinity for a query that sees nothing)
+// and delta = sum(dout * out) - dlse in statistics[batch, heads, z, y, x].
+cudaError_t launch_statistics(const Backward& arguments, float2* statistics, cudaStream_t stream);
+
+// Rounds `sums`, ordered as sums.h says, to arguments.dquery.
+cudaError_t launch_rounding(const Backward& arguments, const float* sums, cudaStream_t stream);
+
+}  // namespace jax_na::cuda

@@ -1,0 +1,177 @@
+#include "cuda/hopper/backward/backward.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+
+#include "cuda/device.h"
+#include "cuda/hopper/backward/around.h"
+#include "cuda/hopper/backward/maps.h"
+
+namespace jax_na::cuda {
+namespace {
+
+const std::vector<HopperBackwardInstance>& instances_of(Stored stored) {
+  static const std::vector<HopperBackwardInstance> none;
+  switch (stored) {
+    case Stored::kBFloat16:
+      return hopper_backward_instances<__nv_bfloat16>();
+    case Stored::kFloat16:
+      return hopper_backward_instances<__half>();
+    default:
+      return none;
+  }
+}
+
+int64_t rows_of(const Problem& problem) {
+  return problem.batch * problem.query_tokens() * problem.heads;
+}
+
+// Of the kernels before and after the main one, which move 14 bytes for each feature of a query at
+// the rate of the memory.
+double around_clocks(const Problem& problem) {
+  constexpr double kBytesPerClock = 1600;  // of the whole GPU
+  return 14.0 * static_cast<double>(rows_of(problem)) * problem.head_dim / kBytesPerClock;
+}
+
+constexpr int64_t kCounterBytes = 256;
+
+int64_t align(int64_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
+int64_t statistics_bytes(const Problem& problem) {
+  return align(rows_of(problem) * static_cast<int64_t>(sizeof(float2)));
+}
+int64_t sums_bytes(const Problem& problem) {
+  return align(rows_of(problem) * problem.head_dim * static_cast<int64_t>(sizeof(float)));
+}
+
+// A problem as a key: everything but the scale, which no plan depends on.
+std::string key_of(const Problem& problem, Stored stored, const Device& device) {
+  std::string key;
+  auto add = [&](const auto& value) {
+    key.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  add(stored), add(device.multiprocessors), add(device.hopper()), add(problem.batch);
+  for (int value : {problem.heads, problem.kv_heads, problem.head_dim, problem.value_dim,
+                    problem.additional, problem.bias_batch})
+    add(value);
+  for (const Axis& axis : problem.axes) {
+    for (int value :
+         {axis.length, axis.window, axis.stride, axis.dilation, axis.query_count, axis.key_count,
+          static_cast<int>(axis.causal), static_cast<int>(axis.boundary)})
+      add(value);
+  }
+  return key;
+}
+
+// The instance that runs the problem on a Hopper GPU, or null and why.
+const HopperBackwardInstance* instance_for(const Problem& problem, Stored stored,
+                                           std::string& refusal) {
+  if (stored != Stored::kBFloat16 && stored != Stored::kFloat16) {
+    refusal = "the elements are neither bfloat16 nor float16";
+  } else if (problem.bias_batch > 0) {
+    refusal = "there is a relative position bias";
+  } else if (problem.additional > 0) {
+    refusal = "there are additional keys";
+  } else if (problem.head_dim != problem.value_dim) {
+    refusal = "head_dim of keys and values differ";
+  } else {
+    for (const HopperBackwardInstance& instance : instances_of(stored))
+      if (instance.limits.head_dim == problem.head_dim) return &instance;
+    refusal = "head_dim " + std::to_string(problem.head_dim) + " is not compiled";
+  }
+  return nullptr;
+}
+
+HopperBackwardChoice search(const Problem& problem, Stored stored, const Device& device) {
+  HopperBackwardChoice choice;
+  if (!device.hopper()) {
+    choice.refusal = "the GPU is not of compute capability 9.0";
+    return choice;
+  }
+  const HopperBackwardInstance* instance = instance_for(problem, stored, choice.refusal);
+  if (instance == nullptr) return choice;
+  if (!make_hopper_backward_plan(problem, instance->limits, device.multiprocessors, choice.plan)) {
+    choice.refusal = "no boxes of the copy engine suit the window";
+    return choice;
+  }
+  choice.plan.clocks += around_clocks(problem);
+  choice.instance = instance;
+  return choice;
+}
+
+}  // namespace
+
+HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored stored,
+                                            const Device& device) {
+  static std::mutex mutex;
+  static std::map<std::string, HopperBackwardChoice> known;
+  const std::string key = key_of(problem, stored, device);
+  std::lock_guard<std::mutex> lock(mutex);
+  auto found = known.find(key);
+  if (found == known.end()) found = known.emplace(key, search(problem, stored, device)).first;
+  return found->second;
+}
+
+int64_t hopper_backward_workspace(const Problem& problem, Stored stored) {
+  std::string refusal;
+  if (instance_for(problem, stored, refusal) == nullptr) return 0;
+  return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem);
+}
+
+std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Backward& arguments,
+                                   cudaStream_t stream) {
+  if (choice.instance == nullptr)
+    return "the Hopper backward kernels do not run this problem: " + choice.refusal;
+  const Problem& problem = arguments.problem;
+  Device device;
+  cudaError_t status = current_device(device);
+  if (status != cudaSuccess) return cudaGetErrorString(status);
+  auto* statistics = static_cast<float2*>(arguments.workspace);
+  char* zeros = static_cast<char*>(arguments.workspace) + statistics_bytes(problem);
+  auto* sums = reinterpret_cast<float*>(zeros + kCounterBytes);
+  HopperBackwardArguments to{};
+  to.problem = problem;
+  to.origins = arguments.origins;
+  to.statistics = statistics;
+  to.items_taken = reinterpret_cast<int*>(zeros);
+  to.plan = choice.plan;
+  const std::string wrong = encode_maps(arguments, sums, to);
+  if (!wrong.empty()) return wrong + " (" + str(choice.plan) + ")";
+  status = cudaMemsetAsync(zeros, 0, kCounterBytes + sums_bytes(problem), stream);
+  if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
+  if (status == cudaSuccess) {
+    void* parameters[] = {&to};
+    status = cudaLaunchKernel(
+        choice.instance->kernel,
+        dim3(static_cast<unsigned>(std::min(choice.plan.items, device.multiprocessors))),
+        dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
+        static_cast<size_t>(choice.instance->shared_bytes), stream);
+  }
+  if (status == cudaSuccess) status = launch_rounding(arguments, sums, stream);
+  if (status == cudaSuccess) return "";
+  return std::string("launching the Hopper backward kernels: ") + cudaGetErrorString(status) +
+         " (" + str(choice.plan) + ")";
+}
+
+std::string load_hopper_backward() {
+  Device device;
+  cudaError_t status = current_device(device);
+  if (status == cudaSuccess && !device.hopper()) return "";
+  for (Stored stored : {Stored::kBFloat16, Stored::kFloat16}) {
+    for (const HopperBackwardInstance& instance : instances_of(stored)) {
+      if (status == cudaSuccess)
+        status = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      instance.shared_bytes);
+    }
+  }
+  if (status == cudaSuccess) return "";
+  return std::string("loading a Hopper backward kernel: ") + cudaGetErrorString(status);
+}
+
+}  // namespace jax_na::cuda

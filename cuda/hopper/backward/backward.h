@@ -1,0 +1,47 @@
+// The backward pass on Hopper GPUs (sm_90a).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cuda/device.h"
+#include "cuda/hopper/backward/plan.h"
+#include "cuda/launch.h"
+
+namespace jax_na::cuda {
+
+// A compiled kernel. It takes HopperBackwardArguments by value.
+struct HopperBackwardInstance {
+  HopperLimits limits;
+  const void* kernel;
+  int threads;
+  int shared_bytes;
+};
+
+// Those of an element type, defined where they are compiled.
+template <typename T>
+const std::vector<HopperBackwardInstance>& hopper_backward_instances();
+
+struct HopperBackwardChoice {
+  const HopperBackwardInstance* instance = nullptr;
+  HopperBackwardPlan plan;
+  std::string refusal;  // why none, where instance is null
+};
+
+// The kernel and the plan for the problem on the current device, with the predicted time of the
+// whole pass in plan.clocks. Remembered, so that a repeated call costs a look-up.
+HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored stored,
+                                            const Device& device);
+
+// What a launch on a Hopper GPU needs of a workspace, in bytes; 0 where the kernels do not run the
+// problem.
+int64_t hopper_backward_workspace(const Problem& problem, Stored stored);
+
+// Launches on `stream` without allocating or waiting; returns an empty text or what is wrong.
+std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Backward& arguments,
+                                   cudaStream_t stream);
+
+// Loads the kernels where the current device is a Hopper GPU.
+std::string load_hopper_backward();
+
+}  // namespace jax_na::cuda

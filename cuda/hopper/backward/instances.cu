@@ -1,0 +1,34 @@
+// Compiles the Hopper backward kernels of one element type, JAX_NA_ELEMENT.
+#include "cuda/hopper/backward/instances.h"
+
+#include "cuda/hopper/backward/backward.h"
+#include "cuda/hopper/backward/kernel.h"
+#include "cuda/ptx/kernel_address.h"
+
+namespace jax_na::cuda {
+namespace {
+
+using T = JAX_NA_ELEMENT;
+
+template <int kHeadDim>
+HopperBackwardInstance instance() {
+  using Shape = HopperBackwardShape<T, kHeadDim>;
+  HopperBackwardInstance made{};
+  made.limits = {kHeadDim, Shape::kBlock, Shape::kWarpgroups};
+  made.kernel = ptx::address_of(&hopper_backward_kernel<Shape>);
+  made.threads = Shape::kThreads;
+  made.shared_bytes = Shape::kSharedBytes;
+  return made;
+}
+
+}  // namespace
+
+template <>
+const std::vector<HopperBackwardInstance>& hopper_backward_instances<T>() {
+#define JAX_NA_ENTRY(head_dim) instance<head_dim>(),
+  static const std::vector<HopperBackwardInstance> table = {JAX_NA_HOPPER_BACKWARD(JAX_NA_ENTRY)};
+#undef JAX_NA_ENTRY
+  return table;
+}
+
+}  // namespace jax_na::cuda

@@ -1,0 +1,8 @@
+// The table of Hopper backward kernels that are compiled, for bfloat16 and for float16.
+//
+// X(head_dim)
+#pragma once
+
+#define JAX_NA_HOPPER_BACKWARD(X) \
+  X(64)                           \
+  X(128)

@@ -1,0 +1,101 @@
+// A masker of the Hopper backward kernel: one warp for each warpgroup, which finds which queries of
+// every tile see the warpgroup's keys, and fetches the log-sum-exps and deltas of half of them. It
+// runs as far ahead as the copies of the queries do.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/shared.h"
+#include "cuda/hopper/backward/tile_walk.h"
+#include "cuda/hopper/mask.h"
+#include "cuda/ptx/ldmatrix.h"
+#include "cuda/ptx/mbarrier.h"
+
+namespace jax_na::cuda {
+
+template <typename Shape>
+__device__ inline void find_masks(const HopperBackwardArguments& arguments,
+                                  HopperBackwardControl<Shape>& control, int warpgroup) {
+  static_assert(Shape::kBlock == 32 * Shape::kWarpgroups, "a lane fetches for one query");
+  const HopperBackwardPlan& plan = arguments.plan;
+  const Problem& problem = arguments.problem;
+  const int lane = threadIdx.x % 32, t = lane % 4;
+  RingPlace<Shape::kQueryStages> query_place;
+  RingPlace<kItemsKnown> item_place;
+  for (int row = lane; row < kWarpgroupRows; row += 32)
+    control.places[warpgroup][row] = row_places(plan, warpgroup, row);
+  __syncwarp();
+
+  // The query whose statistics this lane fetches: by how far it lies behind the tile's first one.
+  const int column = 32 * warpgroup + lane;
+  const bool exists = column < plan.key_count();
+  const int behind_x = column % plan.keys[2] * problem.axes[2].dilation;
+  const int behind_y = column / plan.keys[2] % plan.keys[1] * problem.axes[1].dilation;
+  const int behind_z = column / plan.keys[2] / plan.keys[1] * problem.axes[0].dilation;
+  // Queries that there are not have no weights.
+  auto fetch = [&](const HopperItem& item, const TileWalk& tile) {
+    const int x = tile.coordinate(item, plan, problem, 2) + behind_x;
+    const int y = tile.coordinate(item, plan, problem, 1) + behind_y;
+    const int z = tile.coordinate(item, plan, problem, 0) + behind_z;
+    const int x_count = problem.axes[2].query_count, y_count = problem.axes[1].query_count;
+    const int z_count = problem.axes[0].query_count;
+    const bool inside = min(x, min(y, z)) >= 0 && x < x_count && y < y_count && z < z_count;
+    if (!exists || !inside) return make_float2(INFINITY, 0.f);
+    const int64_t plane = static_cast<int64_t>(item.entry) * problem.heads + tile.head;
+    return arguments.statistics[((plane * z_count + z) * y_count + y) * x_count + x];
+  };
+
+  for (;; item_place.next()) {
+    const int slot = item_place.stage;
+    ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), item_place.parity);
+    const HopperItem& item = control.items[slot];
+    if (item.last) break;
+    const int total = item.total;
+    TileWalk tile(item, problem.group());
+    for (int i = 0; i < total; ++i) {
+      const float2 statistics = fetch(item, tile);
+      bool sure_along[kMaxRank];
+#pragma unroll
+      for (int a = 0; a < kMaxRank; ++a)
+        sure_along[a] = tile_is_sure(item.axis[a], warpgroup, tile.along(a), plan.keys[a]);
+      const bool sure =
+          sure_along[0] && sure_along[1] && sure_along[2] && plan.row_count() == kWarpgroupRows;
+
+      const int stage = query_place.stage;
+      ptx::mbarrier_wait(ptx::shared_address(&control.empty_query[stage]), query_place.parity ^ 1);
+      TileMask& mask = control.masks[stage][warpgroup];
+      if (!sure) {
+        // A lane finds the words with t of rows lane / 4, lane / 4 + 8 and so on.
+#pragma unroll 4
+        for (int row = lane / 4; row < kWarpgroupRows; row += 8) {
+          const uint32_t places = control.places[warpgroup][row];
+          uint32_t word = row < plan.row_count() ? control.below[plan.keys[0]][t] : 0;
+#pragma unroll
+          for (int a = 0; a < kMaxRank; ++a) {
+            if (sure_along[a]) continue;
+            const AxisItem& axis = item.axis[a];
+            const int extent = plan.keys[a], origin = axis.origin(tile.along(a), extent);
+            const Interval mine = control.seen[slot][seen_begin(plan, a) + place_along(places, a)];
+            const int end = min(mine.end, axis.limit(tile.along(a)));
+            const int low = min(max(mine.begin - origin, 0), extent);
+            const int high = min(max(end - origin, 0), extent);
+            const uint32_t (*below)[4] = control.below + below_begin(plan, a);
+            word &= below[high][t] & ~below[low][t];
+          }
+          mask.word[row][t] = word;
+        }
+      }
+      if (lane == 0) mask.sure = sure;
+      control.lse[stage][column] = statistics.x;
+      control.delta[stage][column] = statistics.y;
+      __syncwarp();
+      if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.full_query[stage]));
+      query_place.next();
+      tile.next(item);
+    }
+  }
+}
+
+}  // namespace jax_na::cuda

@@ -1,0 +1,86 @@
+// The producer of the Hopper backward kernel: one thread that asks for copies.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/shared.h"
+#include "cuda/hopper/backward/tile_walk.h"
+#include "cuda/ptx/ldmatrix.h"
+#include "cuda/ptx/mbarrier.h"
+#include "cuda/ptx/tma.h"
+
+namespace jax_na::cuda {
+
+template <typename Shape>
+__device__ inline void produce(const HopperBackwardArguments& arguments,
+                               HopperBackwardControl<Shape>& control, uint32_t base) {
+  const HopperBackwardPlan& plan = arguments.plan;
+  const Problem& problem = arguments.problem;
+  // What is only read gives way to the sums, which would have to be written and read again.
+  const uint64_t once = ptx::tma_evict_first();
+  RingPlace<Shape::kRowBuffers> row_place;
+  RingPlace<Shape::kQueryStages> query_place;
+  RingPlace<Shape::kDoutStages> dout_place;
+  RingPlace<kItemsKnown> item_place;
+
+  auto load_rows = [&](const HopperItem& item) {
+    const uint32_t rows = base + row_place.stage * 2 * Shape::kRowBytes;
+    const uint32_t full = ptx::shared_address(&control.full_rows[row_place.stage]);
+    ptx::mbarrier_wait(ptx::shared_address(&control.empty_rows[row_place.stage]),
+                       row_place.parity ^ 1);
+    ptx::mbarrier_arrive_expect(
+        full, 2 * Shape::kWarpgroups * Shape::kPanels * plan.row_count() * kPanelRowBytes);
+    auto load = [&](const CUtensorMap* map, uint32_t to, int w) {
+#pragma unroll
+      for (int panel = 0; panel < Shape::kPanels; ++panel)
+        ptx::tma_load(to + panel * Shape::kQueryPanelBytes + w * kWarpgroupRows * kPanelRowBytes,
+                      map, full, once, item.head * Shape::kHeadDim + panel * kPanelElements,
+                      item.axis[2].query + plan.offset(w, 2) * problem.axes[2].dilation,
+                      item.axis[1].query + plan.offset(w, 1) * problem.axes[1].dilation,
+                      item.axis[0].query + plan.offset(w, 0) * problem.axes[0].dilation,
+                      item.entry);
+    };
+    for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.key, rows + Shape::kKeyAt, w);
+    for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.value, rows + Shape::kValueAt, w);
+    row_place.next();
+  };
+
+  auto load_tile = [&](const CUtensorMap* map, uint32_t to, uint64_t& full, uint64_t& empty,
+                       int parity, const HopperItem& item, const TileWalk& tile) {
+    const uint32_t barrier = ptx::shared_address(&full);
+    ptx::mbarrier_wait(ptx::shared_address(&empty), parity ^ 1);
+    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.key_count() * kPanelRowBytes);
+    const int x = tile.coordinate(item, plan, problem, 2);
+    const int y = tile.coordinate(item, plan, problem, 1);
+    const int z = tile.coordinate(item, plan, problem, 0);
+#pragma unroll
+    for (int panel = 0; panel < Shape::kPanels; ++panel)
+      ptx::tma_load(to + panel * Shape::kStagePanelBytes, map, barrier, once,
+                    tile.head * Shape::kHeadDim + panel * kPanelElements, x, y, z, item.entry);
+  };
+
+  for (;; item_place.next()) {
+    ptx::mbarrier_wait(ptx::shared_address(&control.described[item_place.stage]),
+                       item_place.parity);
+    const HopperItem& item = control.items[item_place.stage];
+    if (item.last) break;
+    const int total = item.total;
+    TileWalk tile(item, problem.group());
+    for (int i = 0; i < total; ++i) {
+      // The place of keys and values is the last one to become free.
+      if (i == min(Shape::kDoutStages, total) - 1) load_rows(item);
+      load_tile(&arguments.query, base + Shape::kQueryAt + query_place.stage * Shape::kStageBytes,
+                control.full_query[query_place.stage], control.empty_query[query_place.stage],
+                query_place.parity, item, tile);
+      query_place.next();
+      load_tile(&arguments.dout, base + Shape::kDoutAt + dout_place.stage * Shape::kStageBytes,
+                control.full_dout[dout_place.stage], control.empty_dout[dout_place.stage],
+                dout_place.parity, item, tile);
+      dout_place.next();
+      tile.next(item);
+    }
+  }
+}
+
+}  // namespace jax_na::cuda

@@ -1,0 +1,127 @@
+// The gradient of the queries while it is summed: float32 [batch, heads, z, y, x, features], with
+// the features of every 32 in an order that suits those who add.
+//
+// A lane with t = lane % 4 has columns 8n + 2t and 8n + 2t + 1 of a product. Of the columns with n
+// = 2j and 2j + 1 it makes 16 bytes, chunk 2t + j % 2 of the 128 bytes that hold 32 columns: with
+// the swizzle of the copy engine no two lanes of a quarter of a warp meet in a bank.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/describer.h"
+#include "cuda/hopper/backward/shared.h"
+#include "cuda/hopper/backward/tile_walk.h"
+#include "cuda/ptx/lane.h"
+#include "cuda/ptx/ldmatrix.h"
+#include "cuda/ptx/mbarrier.h"
+#include "cuda/ptx/shared_words.h"
+#include "cuda/ptx/tma.h"
+
+namespace jax_na::cuda {
+
+// Where a pair of neighbouring features begins, of those of a head.
+__device__ __forceinline__ int sum_place(int feature) {
+  const int within = feature % 32, chunk = within % 8 / 2 * 2 + within / 16;
+  return feature - within + 4 * chunk + within / 8 % 2 * 2;
+}
+
+// Writes a warp's 16 rows of sums to the panels at `to`, as the copy engine reads them.
+template <typename Shape>
+__device__ __forceinline__ void stage_sums(const float (&sums)[Shape::kSumColumns / 2],
+                                           uint32_t to) {
+  const int thread = ptx::thread() % 128, warp = thread / 32, g = thread / 4 % 8, t = thread % 4;
+#pragma unroll
+  for (int j = 0; j < Shape::kSumColumns / 16; ++j) {
+    const int chunk = (2 * t + j % 2) ^ g;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float* low = sums + 8 * j + 2 * r;
+      ptx::store_shared(to + j / 2 * Shape::kSumPanelBytes +
+                            (16 * warp + 8 * r + g) * kPanelRowBytes + 16 * chunk,
+                        low[0], low[1], low[4], low[5]);
+    }
+  }
+}
+
+// One warp describes items and has the copy engine add what the consumers have staged. An item is
+// described when a place for it becomes free; consumers stage nothing in the meantime.
+template <typename Shape>
+__device__ inline void describe_and_add(const HopperBackwardArguments& arguments,
+                                        HopperBackwardControl<Shape>& control, uint32_t base) {
+  const HopperBackwardPlan& plan = arguments.plan;
+  const Problem& problem = arguments.problem;
+  uint32_t sums_parity = 0;
+  int known = 0;  // items that were described, the end of them among these
+
+  // False where that was the end.
+  auto describe_next = [&] {
+    const int slot = known % kItemsKnown;
+    ptx::mbarrier_wait(ptx::shared_address(&control.done[slot]), known / kItemsKnown % 2 ^ 1);
+    bool exists = false;
+    for (;;) {
+      int index = 0;
+      if (ptx::lane() == 0) index = atomicAdd(arguments.items_taken, 1);
+      index = __shfl_sync(~0u, index, 0);
+      if (index >= plan.items) break;
+      exists = describe_item(arguments, control, slot, index);
+      if (exists) break;
+    }
+    if (ptx::lane() == 0) {
+      if (!exists) control.items[slot].last = true;
+      ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
+    }
+    __syncwarp();
+    ++known;
+    return exists;
+  };
+
+  auto add = [&](const HopperItem& item, const TileWalk& tile) {
+    const uint64_t policy = ptx::tma_evict_last();
+    int at[kMaxRank];
+    bool any = true;  // a tile that nobody sees may lie anywhere
+#pragma unroll
+    for (int a = 0; a < kMaxRank; ++a) {
+      at[a] = tile.coordinate(item, plan, problem, a);
+      any = any && at[a] >= 0 && at[a] < problem.axes[a].query_count;
+    }
+    auto add_part = [&](int w) {
+      ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[w]), sums_parity);
+      if (any) {
+#pragma unroll
+        for (int panel = 0; panel < Shape::kSumPanels; ++panel)
+          ptx::tma_reduce_add(
+              &arguments.sums,
+              base + Shape::kSumAt + w * Shape::kSumBytes + panel * Shape::kSumPanelBytes, policy,
+              w * Shape::kSumColumns + panel * Shape::kSumElements, at[2], at[1], at[0],
+              item.entry * problem.heads + tile.head);
+      }
+      ptx::tma_store_commit();
+    };
+    add_part(0);
+    add_part(1);
+    ptx::tma_store_wait_read<1>();
+    ptx::mbarrier_arrive(ptx::shared_address(&control.empty_sums[0]));
+    ptx::tma_store_wait_read<0>();
+    ptx::mbarrier_arrive(ptx::shared_address(&control.empty_sums[1]));
+    sums_parity ^= 1;
+  };
+
+  bool more = true;
+  for (int done = 0;; ++done) {
+    while (more && known < done + kItemsKnown) more = describe_next();
+    const HopperItem& item = control.items[done % kItemsKnown];
+    if (item.last) break;
+    if (ptx::lane() == 0) {
+      const int total = item.total;
+      TileWalk tile(item, problem.group());
+      for (int i = 0; i < total; ++i) {
+        add(item, tile);
+        tile.next(item);
+      }
+    }
+    __syncwarp();
+  }
+}
+
+}  // namespace jax_na::cuda
