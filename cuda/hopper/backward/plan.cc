@@ -26,9 +26,10 @@ Prices prices_of(const HopperLimits& limits) {
   const double products = pairs * 10 * limits.head_dim / 4096;
   const double rest = pairs * 0.22;
   const double both = std::sqrt(std::hypot(products * products, rest * rest));
-  return {both + 600, pairs * 0.02, 6000, 20000};
+  return {both + 1000, pairs * 0.01, 5000, 20000};
 }
 
+constexpr double kCacheBytes = 45e6;  // of the L2 cache of an H100, nearly all
 constexpr int kBoxesLookedAt = 1024;  // of an axis
 
 // Sums over the boxes of queries of one axis.
@@ -138,6 +139,21 @@ void order_items(const Problem& problem, HopperBackwardPlan& plan) {
                    [&](int a, int b) { return covered(a) > covered(b); });
 }
 
+// Bytes of the queries that as many items meet as there are multiprocessors, with their cotangents
+// and sums.
+double met_bytes(const Problem& problem, const HopperBackwardPlan& plan, int multiprocessors) {
+  constexpr double kBytes = 2 + 2 + 4;
+  double items = multiprocessors, queries = 1;
+  for (int axis : plan.order) {
+    const Axis& of = problem.axes[axis];
+    const double side_by_side = std::min(items, static_cast<double>(plan.boxes[axis]));
+    items /= side_by_side;
+    const double keys = side_by_side * plan.box(axis) + of.window;
+    queries *= std::min(keys * of.dilation, static_cast<double>(of.length));
+  }
+  return queries * problem.head_dim * kBytes;
+}
+
 }  // namespace
 
 // Searches for the boxes of the lowest predicted time.
@@ -206,6 +222,7 @@ bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limit
   }
   if (!found) return false;
   order_items(problem, best);
+  best.beyond_cache = met_bytes(problem, best, multiprocessors) > kCacheBytes;
   for (int i = 0; i < kMaxRank; ++i) best.boxes_along[i] = FastDiv(best.boxes[best.order[i]]);
   best.group_z = FastDiv(problem.axes[0].dilation);
   best.group_y = FastDiv(problem.axes[1].dilation);

@@ -12,6 +12,8 @@ struct HopperBackwardPlan : HopperPlan {
   // The axes along which items follow each other; the first changes with every item.
   int order[kMaxRank] = {2, 1, 0};
   FastDiv boxes_along[kMaxRank];  // in that order
+  // The queries that the items of a time meet, and their sums, are more than the L2 cache holds.
+  bool beyond_cache = false;
 };
 
 // Plans the main kernel of the backward pass of `problem`; false where no plan is legal.

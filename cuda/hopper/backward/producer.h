@@ -17,8 +17,9 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
                                HopperBackwardControl<Shape>& control, uint32_t base) {
   const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
-  // What is only read gives way to the sums, which would have to be written and read again.
-  const uint64_t once = ptx::tma_evict_first();
+  // Where not all stays in the cache, what is only read gives way to the sums, which would have to
+  // be written and read again.
+  const uint64_t once = plan.beyond_cache ? ptx::tma_evict_first() : ptx::tma_evict_normal();
   RingPlace<Shape::kRowBuffers> row_place;
   RingPlace<Shape::kQueryStages> query_place;
   RingPlace<Shape::kDoutStages> dout_place;

@@ -54,6 +54,14 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
   uint32_t sums_parity = 0;
   int known = 0;  // items that were described, the end of them among these
 
+  // From a counter for all, so that the items of a time stay neighbours however long each takes.
+  // Where the cache does not hold what they meet, to go through the items in step was faster.
+  int own = blockIdx.x;
+  auto take_item = [&] {
+    if (!plan.beyond_cache) return atomicAdd(arguments.items_taken, 1);
+    own += gridDim.x;
+    return own - static_cast<int>(gridDim.x);
+  };
   // False where that was the end.
   auto describe_next = [&] {
     const int slot = known % kItemsKnown;
@@ -61,7 +69,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     bool exists = false;
     for (;;) {
       int index = 0;
-      if (ptx::lane() == 0) index = atomicAdd(arguments.items_taken, 1);
+      if (ptx::lane() == 0) index = take_item();
       index = __shfl_sync(~0u, index, 0);
       if (index >= plan.items) break;
       exists = describe_item(arguments, control, slot, index);
@@ -77,7 +85,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
   };
 
   auto add = [&](const HopperItem& item, const TileWalk& tile) {
-    const uint64_t policy = ptx::tma_evict_last();
+    const uint64_t policy = plan.beyond_cache ? ptx::tma_evict_last() : ptx::tma_evict_normal();
     int at[kMaxRank];
     bool any = true;  // a tile that nobody sees may lie anywhere
 #pragma unroll

@@ -22,6 +22,9 @@ inline void tma_load(uint32_t to, const CUtensorMap* map, uint32_t barrier, int 
 inline uint64_t tma_evict_first() {
   return 1;
 }
+inline uint64_t tma_evict_normal() {
+  return 0;
+}
 inline uint64_t tma_evict_last() {
   return 2;
 }

@@ -1,0 +1,58 @@
+"""Which kernels run the fused backward pass on CUDA devices; there need not be one."""
+
+import pytest
+
+import jax_na
+from jax_na import _core, _ffi
+
+pytestmark = pytest.mark.skipif(
+    not _core.has_cuda, reason="jax_na was built without a CUDA compiler"
+)
+
+H100_MULTIPROCESSORS = 132
+
+
+def problem(window, spatial, head_dim=128, additional=0, bias=0):
+    geometry = _ffi.Geometry.of(jax_na.Window(window).resolve(spatial), spatial, 1.0)
+    return geometry.problem(1, 4, 2, head_dim, head_dim, additional, bias)
+
+
+def choice(of, dtype="bfloat16", deterministic=False):
+    return _core.cuda_fused_backward_choice(of, dtype, False, H100_MULTIPROCESSORS, deterministic)
+
+
+def workspace(of, dtype="bfloat16", deterministic=False):
+    return _core.cuda_fused_backward_workspace(of, dtype, deterministic)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_large_windows_run_the_hopper_kernel(head_dim, dtype):
+    text = choice(problem((40, 40), (128, 128), head_dim), dtype)
+    assert text.startswith("sm_90a: ")
+    assert "rather than warps: " in text
+
+
+@pytest.mark.parametrize(
+    ("reason", "options", "dtype", "deterministic"),
+    [
+        ("head_dim 96 is not compiled", {"head_dim": 96}, "bfloat16", False),
+        ("neither bfloat16 nor float16", {}, "float32", False),
+        ("additional keys", {"additional": 3}, "bfloat16", False),
+        ("a relative position bias", {"bias": 1}, "bfloat16", False),
+        ("to be deterministic", {}, "bfloat16", True),
+    ],
+)
+def test_other_problems_run_the_kernels_for_every_gpu(reason, options, dtype, deterministic):
+    text = choice(problem((24, 24), (64, 64), **options), dtype, deterministic)
+    assert text.startswith("warps: ")
+    assert reason in text.split("rather than sm_90a: ")[1]
+
+
+def test_the_workspace_holds_the_sums_of_what_the_hopper_kernel_may_run():
+    of = problem((24, 24), (64, 64))
+    rows = 64 * 64 * 4
+    sums = rows * (128 + 2) * 4  # and two statistics, in float32
+    assert sums <= workspace(of) <= sums + 1024
+    for less in (workspace(of, deterministic=True), workspace(of, "float32")):
+        assert rows * 4 <= less < sums / 10
