@@ -30,8 +30,8 @@ int64_t rows_bytes(const Problem& problem) {
 
 }  // namespace
 
-// Of the kernels for every GPU, which are deterministic: first what there is of every row, then what
-// one pass at a time needs. Which kernels run is known only where the device is.
+// Of the kernels for every GPU, which are deterministic: first what there is of every row, then
+// what one pass at a time needs. Which kernels run is known only where the device is.
 int64_t fused_backward_workspace(const Problem& problem, Stored stored, bool deterministic) {
   const int64_t sums = problem.bias_batch > 0 ? bias_sums_bytes(problem) : 0;
   const int64_t warps =
