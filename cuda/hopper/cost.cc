@@ -26,10 +26,11 @@ int sure_tiles(const AxisItem& item, int warpgroup, int first, int count, int or
 HopperPrices hopper_prices(const HopperLimits& limits) {
   const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
   // Products and softmax run side by side, but not without getting in each other's way.
-  const double products = pairs * 4 * limits.head_dim / 4096;
-  const double softmax = pairs * 0.116;
-  const double both = std::sqrt(std::hypot(products * products, softmax * softmax));
-  return {both + 120, pairs * 0.018, 4000, 8000};
+  constexpr double kPower = 2.85;
+  const double products = 0.728 * pairs * 4 * limits.head_dim / 4096;
+  const double softmax = 0.0558 * pairs;
+  const double both = std::pow(std::pow(products, kPower) + std::pow(softmax, kPower), 1 / kPower);
+  return {both + 950, 0.0227 * pairs, 1630.0 + 22 * limits.head_dim, 11200};
 }
 
 AxisTable::AxisTable(const Axis& axis, int which)
@@ -101,7 +102,9 @@ double LaunchCost::items(const int (&rows)[kMaxRank], const int (&warpgroups)[kM
 }
 
 double LaunchCost::clocks(double items, double tiles, double masked, double lines) const {
-  const double rounds = std::max(1.0, std::ceil(items / multiprocessors_));
+  // A multiprocessor that is done early takes from what another one would be late with.
+  const double share = std::max(1.0, items / multiprocessors_);
+  const double rounds = 0.25 * std::ceil(share) + 0.75 * share;
   const double each = ((tiles + lines) * prices_.tile + masked * prices_.masked_tile) / items;
   return launches_ * ((each + prices_.item) * rounds + prices_.launch);
 }
