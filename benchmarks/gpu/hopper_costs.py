@@ -4,7 +4,7 @@
     python -m benchmarks.gpu.hopper_costs fit FILE                       anywhere
 
 `measure` times good and bad plans of many problems, in turn. `fit` prints the prices of
-cuda/hopper/cost.cc that suit them best, how far predictions with the prices of today and with the
+cuda/hopper/cost.cc that suit them best, how far predictions with the prices in use and with the
 fitted ones are off, and writes both into the file.
 """
 
@@ -158,19 +158,21 @@ def _report(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 #: Keys of a tile, by the head dimension of the kernel.
 BLOCKS = {32: 128, 64: 128, 96: 128, 128: 128, 192: 96, 256: 64}
-#: Prices of today.
-TODAY = {
-    "product": 1.0,  # of a tile's products at the tensor cores' rate
-    "softmax": 0.116,  # clocks of a pair
-    "power": 4.0,  # how little products and softmax get in each other's way
-    "tile": 120.0,
-    "masked_pair": 0.018,
-    "item": 4000.0,
-    "item_feature": 0.0,
-    "launch": 8000.0,
-    "whole_rounds": 1.0,  # the rest begins a round as soon as there is room
+#: The prices of cuda/hopper/cost.cc.
+USED = {
+    "product": 0.728,  # of a tile's products at the tensor cores' rate
+    "softmax": 0.0558,  # clocks of a pair
+    "power": 2.85,  # how little products and softmax get in each other's way
+    "tile": 950.0,
+    "masked_pair": 0.0227,
+    "item": 1630.0,
+    "item_feature": 22.0,
+    "launch": 11200.0,
+    "whole_rounds": 0.25,  # the rest begins a round as soon as there is room
+    # Of a call, not of a plan: what the measurement adds. No planner needs it.
+    "call": 0.0,
 }
-FITTED = tuple(TODAY)
+FITTED = tuple(USED)
 
 
 def predicted_ms(row: dict[str, Any], prices: dict[str, float], multiprocessors: int) -> float:
@@ -185,7 +187,8 @@ def predicted_ms(row: dict[str, Any], prices: dict[str, float], multiprocessors:
     full = max(1.0, math.ceil(items / multiprocessors))
     share = prices["whole_rounds"]
     rounds = share * full + (1 - share) * max(1.0, items / multiprocessors)
-    return row["launches"] * ((each + item) * rounds + prices["launch"]) / (GIGAHERTZ * 1e6)
+    launches = row["launches"] * ((each + item) * rounds + prices["launch"])
+    return (launches + prices["call"]) / (GIGAHERTZ * 1e6)
 
 
 def errors(rows: list[dict[str, Any]], prices: dict[str, float], multiprocessors: int) -> list:
@@ -197,11 +200,9 @@ def errors(rows: list[dict[str, Any]], prices: dict[str, float], multiprocessors
 
 def fitted(rows: list[dict[str, Any]], multiprocessors: int) -> dict[str, float]:
     """Prices of the least squares of logarithms, by steps of Levenberg and Marquardt in the
-    logarithms of the prices, with a weak pull to the prices of today where rows say nothing.
+    logarithms of the prices, with a weak pull to the prices in use where rows say nothing.
     """
-    start = {
-        name: max(value, 1.0) if name == "item_feature" else value for name, value in TODAY.items()
-    }
+    start = {name: value or 10000.0 for name, value in USED.items()}
     names = [name for name in FITTED if name != "whole_rounds"]
     best: tuple[float, dict[str, float]] | None = None
     for whole in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -248,19 +249,20 @@ def run_fit(path: pathlib.Path) -> None:
     multiprocessors = report["multiprocessors"] or 132
     hopper = [row for row in report["rows"] if row["kernel"] == "hopper"]
     fit = fitted(hopper, multiprocessors)
-    report["fit"] = {"of": len(hopper), "prices": fit}
-    for name, prices in (("today", TODAY), ("fitted", fit)):
+    report["fit"] = {"of": len(hopper), "prices_used": USED, "prices": fit}
+    # What the measurement adds to a call is no matter of prices: the same for both.
+    for name, prices in (("used", USED | {"call": fit["call"]}), ("fitted", fit)):
         off = errors(hopper, prices, multiprocessors)
         report["fit"][name] = summary(off)
         for row, x in zip(hopper, off, strict=True):
             row[f"ratio_{name}"] = round(math.exp(x), 3)
         print(f"{name:7}", {k: round(v, 3) for k, v in report["fit"][name].items()})
     print({name: round(value, 4) for name, value in fit.items()})
-    print(f"{'problem':24} predicted / measured with today's prices | with fitted ones")
+    print(f"{'problem':24} predicted / measured with the prices in use | with fitted ones")
     for name in dict.fromkeys(row["problem"] for row in hopper):
         rows = [row for row in hopper if row["problem"] == name]
-        today, then = ([f"{row[f'ratio_{k}']:.2f}" for row in rows] for k in ("today", "fitted"))
-        print(f"{name:24} {' '.join(today)} | {' '.join(then)}")
+        used, fitted_ = ([f"{row[f'ratio_{k}']:.2f}" for row in rows] for k in ("used", "fitted"))
+        print(f"{name:24} {' '.join(used)} | {' '.join(fitted_)}")
     warps = [row for row in report["rows"] if row["kernel"] == "warps"]
     report["warps"] = summary([math.log(r["predicted_ms"] / r["measured_ms"]) for r in warps])
     print("warps:", {k: round(v, 3) for k, v in report["warps"].items()})

@@ -26,18 +26,21 @@ int sure_tiles(const AxisItem& item, int warpgroup, int first, int count, int or
 
 HopperPrices hopper_prices(const HopperLimits& limits) {
   const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
-  const bool backward = limits.rows_are_keys;
-  // Products and what else is done for a pair, as is softmax, run side by side, but not without
-  // getting in each other's way.
-  const double products = pairs * (backward ? 10 : 4) * limits.head_dim / 4096;
-  const double rest = pairs * (backward ? 0.22 : 0.116);
-  const double both = std::sqrt(std::hypot(products * products, rest * rest));
-  if (backward) return {both + 1000, pairs * 0.01, 5000, 20000};
-  // What dense problems take, where that was measured.
+  if (limits.rows_are_keys) {
+    const double products = pairs * 10 * limits.head_dim / 4096;
+    const double rest = pairs * 0.22;
+    const double both = std::sqrt(std::hypot(products * products, rest * rest));
+    return {both + 1000, pairs * 0.01, 5000, 20000};
+  }
+  // What dense problems take with two CTAs on a multiprocessor.
   if (limits.resident == 2)
     return {limits.head_dim > 32 ? 1030.0 : 1140.0, pairs * 0.029, 3000, 8000};
-  const double tile = limits.head_dim == 64 ? 1930 : both + 120;
-  return {tile, pairs * 0.018, 4000, 8000};
+  // Products and softmax run side by side, but not without getting in each other's way.
+  constexpr double kPower = 2.85;
+  const double products = 0.728 * pairs * 4 * limits.head_dim / 4096;
+  const double softmax = 0.0558 * pairs;
+  const double both = std::pow(std::pow(products, kPower) + std::pow(softmax, kPower), 1 / kPower);
+  return {both + 950, 0.0227 * pairs, 1630.0 + 22 * limits.head_dim, 11200};
 }
 
 AxisTable::AxisTable(const Axis& axis, int which, bool rows_are_keys)
@@ -117,8 +120,9 @@ double LaunchCost::items(const int (&rows)[kMaxRank], const int (&warpgroups)[kM
 }
 
 double LaunchCost::clocks(double items, double tiles, double masked, double lines) const {
-  const double rounds =
-      limits_.resident * std::max(1.0, std::ceil(items / (multiprocessors_ * limits_.resident)));
+  // A multiprocessor that is done early takes from what another one would be late with.
+  const double share = std::max(1.0, items / (multiprocessors_ * limits_.resident));
+  const double rounds = limits_.resident * (0.25 * std::ceil(share) + 0.75 * share);
   const double each = ((tiles + lines) * prices_.tile + masked * prices_.masked_tile) / items;
   return launches_ * ((each + prices_.item) * rounds + prices_.launch);
 }

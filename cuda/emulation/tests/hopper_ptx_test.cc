@@ -290,7 +290,7 @@ __global__ void add_boxes(const __grid_constant__ CUtensorMap to) {
   ptx::fence_async_shared();
   __syncthreads();
   if (threadIdx.x != 0) return;
-  ptx::tma_reduce_add(&to, ptx::shared_address(shared), 0, 1, 0, 0, 0);
+  ptx::tma_reduce_add(&to, ptx::shared_address(shared), ptx::tma_evict_last(), 0, 1, 0, 0, 0);
   ptx::tma_store_commit();
   ptx::tma_store_wait_read();
 }
