@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "cuda/hopper/maps.h"
+#include "cuda/plan_key.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -60,22 +61,11 @@ HopperChoice instance_for(const Problem& problem, Stored stored, const Device& d
   return choice;
 }
 
-// A problem as a key: everything but the scale, which no plan depends on.
 std::string key_of(const Problem& problem, Stored stored, const Device& device) {
-  std::string key;
-  auto add = [&](const auto& value) {
-    key.append(reinterpret_cast<const char*>(&value), sizeof value);
-  };
-  add(stored), add(device.multiprocessors), add(device.hopper()), add(problem.batch);
-  for (int value : {problem.heads, problem.kv_heads, problem.head_dim, problem.value_dim,
-                    problem.additional, problem.bias_batch})
-    add(value);
-  for (const Axis& axis : problem.axes) {
-    for (int value :
-         {axis.length, axis.window, axis.stride, axis.dilation, axis.query_count, axis.key_count,
-          static_cast<int>(axis.causal), static_cast<int>(axis.boundary)})
-      add(value);
-  }
+  std::string key = problem_key(problem);
+  add_to_key(key, stored);
+  add_to_key(key, device.multiprocessors);
+  add_to_key(key, device.hopper());
   return key;
 }
 
