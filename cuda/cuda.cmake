@@ -77,7 +77,7 @@ jax_na_cuda_kernels(hopper_backward_around cuda/hopper/backward/around.cu)
 
 set(launches cuda/backward_choice.cc cuda/device.cc cuda/dispatch.cc cuda/forward_choice.cc cuda/fused.cc cuda/plan.cc
   cuda/gemm/gemm.cc
-  cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/key.cc cuda/hopper/maps.cc
+  cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/maps.cc
   cuda/hopper/plan.cc cuda/hopper/tensor_map.cc
   cuda/hopper/backward/backward.cc cuda/hopper/backward/maps.cc cuda/hopper/backward/plan.cc
   cuda/naive/naive.cc)

@@ -10,6 +10,8 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "cuda/plan_key.h"
+
 namespace jax_na::cuda {
 namespace {
 
@@ -80,24 +82,15 @@ Choice search(const std::vector<Instance>& instances, Pass pass, const Problem& 
   return best;
 }
 
-// A problem as a key: everything but the scale, which no plan depends on.
 std::string key_of(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
                    Precision precision, const Device& device) {
-  std::string key;
-  auto add = [&](const auto& value) {
-    key.append(reinterpret_cast<const char*>(&value), sizeof value);
-  };
-  add(&instances), add(pass), add(precision), add(problem.batch);
-  add(device.shared_bytes), add(device.sm_shared_bytes), add(device.multiprocessors);
-  for (int value : {problem.heads, problem.kv_heads, problem.head_dim, problem.value_dim,
-                    problem.additional, problem.bias_batch})
-    add(value);
-  for (const Axis& axis : problem.axes) {
-    for (int value :
-         {axis.length, axis.window, axis.stride, axis.dilation, axis.query_count, axis.key_count,
-          static_cast<int>(axis.causal), static_cast<int>(axis.boundary)})
-      add(value);
-  }
+  std::string key = problem_key(problem);
+  add_to_key(key, &instances);
+  add_to_key(key, pass);
+  add_to_key(key, precision);
+  add_to_key(key, device.shared_bytes);
+  add_to_key(key, device.sm_shared_bytes);
+  add_to_key(key, device.multiprocessors);
   return key;
 }
 

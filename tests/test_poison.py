@@ -152,6 +152,7 @@ TOLERANCE = {"float64": 1e-10, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-
 
 
 def need(kernels, dtype):
+    """Skips kernels, which a fixture draws, of a type that they are not compiled for."""
     if dtype not in kernels.dtypes:
         pytest.skip(f"{kernels} do not compute in {dtype}")
 
@@ -226,6 +227,7 @@ def test_no_result_is_left_as_it_was_allocated(kernels):
 def test_huge_scores_pick_the_largest_and_gradients_stay_finite(kernels, dtype, factor):
     need(kernels, dtype)
     if factor > kernels.largest_factor:
+        # Why, `largest_factor` says; the README states the limit.
         pytest.skip(f"{kernels} compute with scores of about {kernels.largest_factor:g} at most")
     with jax.enable_x64(dtype == "float64"):
         for geometry in GEOMETRIES[::3]:

@@ -2,7 +2,8 @@
 
 Between `<!-- begin KIND -->` and `<!-- end KIND -->` of the README, numbers.md and roofline.md
 stand the tables and plots of that kind of report, for each device that there is a report of.
-Reports of parts count as one: of each problem, model or rank the newest rows are taken.
+Reports of parts count as one: of each problem and implementation, model or rank the newest rows are
+taken, and the page names every run that some are from.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from benchmarks.gpu.tables import TABLES, head
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = ("README.md", "docs/numbers.md", "docs/roofline.md")
 #: What the rows of a kind are told apart by; all of them are of one report where it is not here.
-KEYS = {"compare": "problem", "paper": "rank", "models": "model", "counters": "problem"}
+KEYS = {
+    "compare": ("problem", "pass", "variant", "order"),
+    "paper": ("rank",),
+    "models": ("model",),
+    "counters": ("problem",),
+}
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
 
@@ -31,14 +37,14 @@ def newest(folder: pathlib.Path) -> dict[str, dict[str, dict[str, Any]]]:
     reports = [r for r in reports if r.get("kind") in TABLES and not r.get("quick")]
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for report in sorted(reports, key=lambda r: (r["date"], r["time"])):
-        kind, key = report["kind"], KEYS.get(report["kind"])
+        kind, keys = report["kind"], KEYS.get(report["kind"])
         former = found.setdefault(kind, {}).get(report["device"])
         rows = report["rows"]
         for row in rows:
             row["from"] = head(report)
-        if former and key:
-            again = {row.get(key) for row in rows}
-            rows = [row for row in former["rows"] if row.get(key) not in again] + rows
+        if former and keys:
+            again = {tuple(map(row.get, keys)) for row in rows}
+            rows = [r for r in former["rows"] if tuple(map(r.get, keys)) not in again] + rows
         heads = list(dict.fromkeys(row["from"] for row in rows))
         found[kind][report["device"]] = {**report, "rows": rows, "heads": heads}
     return found

@@ -8,11 +8,17 @@
 #include "core/problem.h"
 #include "core/stored.h"
 #include "cuda/device.h"
+#include "cuda/plan_key.h"
 
 namespace jax_na::cuda {
 
-// A problem as a key: everything but the scale, which no plan depends on.
-std::string hopper_key(const Problem& problem, Stored stored, const Device& device);
+inline std::string hopper_key(const Problem& problem, Stored stored, const Device& device) {
+  std::string key = problem_key(problem);
+  add_to_key(key, stored);
+  add_to_key(key, device.multiprocessors);
+  add_to_key(key, device.hopper());
+  return key;
+}
 
 // What `find` says, asked once for every key. Each caller has a memory of its own: no two lambdas
 // are of one type.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compare import IMPLEMENTATIONS, arrays_of, runner
+from compare import IMPLEMENTATIONS, KINDS, arrays_of, runner
 from problems import Problem
 
 import jax_na
@@ -31,12 +31,11 @@ def busy(stop):
         jax.block_until_ready(x @ x)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("implementation", "dtype"), sorted({(kind.implementation, kind.dtype) for kind in KINDS})
+)
 @pytest.mark.parametrize("problem", [PLANE, VOLUME, LINE, WIDE], ids=str)
 def test_runs_agree_to_the_bit(problem, implementation, dtype):
-    if dtype == "float64" and implementation != "naive":
-        pytest.skip(f"{implementation} does not compute in float64")
     problem = dataclasses.replace(problem, head_dim=64, value_dim=64)
     given = arrays_of(problem, dtype)
     with jax.enable_x64(dtype == "float64"):
