@@ -90,10 +90,10 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
         for (int i = 0; i < kRowsPerLane; ++i) mask.word[lane / 4 + 8 * i][t] = word[i];
       }
       if (lane == 0) mask.sure = sure;
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.full_key[key_place.stage]));
+      ptx::mbarrier_arrive(ptx::shared_address(&control.full_key[key_place.stage]));
       key_place.next();
     }
+    ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
   }
 }
 

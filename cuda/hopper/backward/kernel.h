@@ -53,15 +53,17 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
         ptx::mbarrier_init(ptx::shared_address(at), arrivals);
     };
     constexpr int kConsumerWarps = 4 * Shape::kWarpgroups;
-    initialise(control.described, 1);
-    initialise(control.done, kConsumerWarps);
+    // Every lane arrives that has read or written itself, as in the forward kernel.
+    constexpr int kMaskers = 32 * Shape::kWarpgroups, kConsumers = 128 * Shape::kWarpgroups;
+    initialise(control.described, 32);
+    initialise(control.done, 1 + kMaskers + kConsumers);  // and the producer
     initialise(control.full_rows, 1);
     initialise(control.empty_rows, Shape::kWarpgroups);
-    initialise(control.full_query, 1 + Shape::kWarpgroups);  // the producer and the maskers
-    initialise(control.empty_query, kConsumerWarps);
+    initialise(control.full_query, 1 + kMaskers);  // and the producer
+    initialise(control.empty_query, kConsumers);
     initialise(control.full_dout, 1);
     initialise(control.empty_dout, kConsumerWarps);
-    initialise(control.full_sums, 4);
+    initialise(control.full_sums, 128);
     initialise(control.empty_sums, 1);
     ptx::mbarrier_init_fence();
   }

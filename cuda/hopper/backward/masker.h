@@ -90,11 +90,11 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
       if (lane == 0) mask.sure = sure;
       control.lse[stage][column] = statistics.x;
       control.delta[stage][column] = statistics.y;
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.full_query[stage]));
+      ptx::mbarrier_arrive(ptx::shared_address(&control.full_query[stage]));
       query_place.next();
       tile.next(item);
     }
+    ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
   }
 }
 

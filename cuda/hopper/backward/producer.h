@@ -80,6 +80,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
       dout_place.next();
       tile.next(item);
     }
+    ptx::mbarrier_arrive(ptx::shared_address(&control.done[item_place.stage]));
   }
 }
 

@@ -75,10 +75,8 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
       if (exists) break;
     }
-    if (ptx::lane() == 0) {
-      if (!exists) control.items[slot].last = true;
-      ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
-    }
+    if (ptx::lane() == 0 && !exists) control.items[slot].last = true;
+    ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
     __syncwarp();
     ++known;
     return exists;
