@@ -43,7 +43,8 @@ void run_hopper(Case of) {
   of.problem.scale =
       std::copysign(of.problem.scale == 0 ? 0 : std::sqrt(1.0 / head_dim), of.problem.scale);
   of.name += ", " + std::to_string(head_dim) + " features";
-  cudaSetDevice(number % 3 == 0 ? 0 : 3);  // with a multiprocessor for every item, and with two
+  // Where there are more than one: with a multiprocessor for every item, and with two.
+  cudaSetDevice((number % 3 == 0 ? 0 : 3) % device_count());
   if (choice_of(of.problem, Stored::kBFloat16).instance == nullptr) return;
   if (number++ / std::size(kHeadDims) % 2 == 0)
     run(kHopper, of, kBFloat16);
@@ -57,7 +58,7 @@ void run_hopper(Case of) {
 int main(int count, char** arguments) {
   using namespace jax_na::emulation;
   for (int device : {0, 3}) {
-    cudaSetDevice(device);
+    cudaSetDevice(device % device_count());
     const std::string wrong = jax_na::cuda::load_kernels();
     if (!wrong.empty()) fail_case("loading the kernels", wrong);
   }
