@@ -132,7 +132,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
       for (float& score : scores) score *= scale;
     }
     const int lane = ptx::lane(), t = lane % 4;
-    if (!mask.sure) {
+    if (mask.seen != TileMask::kEverything) {
       const int row = ptx::thread() % 128 / 32 * 16 + lane / 4;
       const uint32_t seen[2] = {mask.word[row][t], mask.word[row + 8][t]};
       hide_columns(scores, seen);

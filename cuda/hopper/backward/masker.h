@@ -87,7 +87,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
           mask.word[row][t] = word;
         }
       }
-      if (lane == 0) mask.sure = sure;
+      if (lane == 0) mask.seen = sure ? TileMask::kEverything : TileMask::kSomething;
       control.lse[stage][column] = statistics.x;
       control.delta[stage][column] = statistics.y;
       __syncwarp();
