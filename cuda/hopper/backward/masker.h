@@ -43,8 +43,10 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
     const int z_count = problem.axes[0].query_count;
     const bool inside = min(x, min(y, z)) >= 0 && x < x_count && y < y_count && z < z_count;
     if (!exists || !inside) return make_float2(INFINITY, 0.f);
-    const int64_t plane = static_cast<int64_t>(item.entry) * problem.heads + tile.head;
-    return arguments.statistics[((plane * z_count + z) * y_count + y) * x_count + x];
+    const int64_t head = static_cast<int64_t>(item.entry) * problem.heads + tile.head;
+    const int64_t* steps = arguments.statistics_steps;
+    return arguments
+        .statistics[head * arguments.statistics_head + z * steps[0] + y * steps[1] + x * steps[2]];
   };
 
   for (;; item_place.next()) {

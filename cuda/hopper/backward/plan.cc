@@ -42,8 +42,10 @@ bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limit
   const std::vector<HopperPlan> plans = hopper_plans(problem, limits, multiprocessors, 1);
   if (plans.empty()) return false;
   static_cast<HopperPlan&>(plan) = plans.front();
-  order_items(problem, plan);
-  plan.beyond_cache = met_bytes(problem, plan, multiprocessors) > kCacheBytes;
+  constexpr int kFirst[kMaxRank] = {0, 0, 0};
+  const Problem first = phase_of(problem, plan.phases, kFirst);
+  order_items(first, plan);
+  plan.beyond_cache = met_bytes(first, plan, multiprocessors * limits.resident) > kCacheBytes;
   return true;
 }
 
