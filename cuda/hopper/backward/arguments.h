@@ -18,6 +18,8 @@ struct HopperBackwardArguments {
   CUtensorMap dout;
   CUtensorMap dkey;
   CUtensorMap dvalue;
+  CUtensorMap additional_keys;  // the tokens along x
+  CUtensorMap additional_values;
   CUtensorMap sums;  // the gradient of the queries, as `sums.h` orders it
   Problem problem;
   const int32_t* origins;
@@ -30,7 +32,8 @@ struct HopperBackwardArguments {
   // first.
   bool scale_first;
   float score_scale, weight_factor;
-  int* items_taken;  // 0; CTAs take them in order, so that those of a time lie side by side
+  float* additional_sums;  // [2 (of keys, of values), batch, additional, kv_heads, features]
+  int* items_taken;        // 0; CTAs take them in order, so that those of a time lie side by side
   HopperBackwardPlan plan;
 };
 

@@ -58,6 +58,11 @@ bool heads_apart(const Problem& problem, const HopperBackwardInstance& instance)
   return problem.head_dim != instance.limits.head_dim;
 }
 
+int64_t additional_sums_bytes(const Problem& problem) {
+  return align(2 * problem.batch * problem.additional * problem.kv_heads * problem.head_dim *
+               static_cast<int64_t>(sizeof(float)));
+}
+
 // The instance that runs the problem on a Hopper GPU, or null and why.
 const HopperBackwardInstance* instance_for(const Problem& problem, Stored stored,
                                            std::string& refusal) {
@@ -65,8 +70,6 @@ const HopperBackwardInstance* instance_for(const Problem& problem, Stored stored
     refusal = "the elements are neither bfloat16 nor float16";
   } else if (problem.bias_batch > 0) {
     refusal = "there is a relative position bias";
-  } else if (problem.additional > 0) {
-    refusal = "there are additional keys";
   } else if (problem.head_dim != problem.value_dim) {
     refusal = "head_dim of keys and values differ";
   } else {
@@ -118,7 +121,8 @@ HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored store
 int64_t hopper_backward_workspace(const Problem& problem, Stored stored) {
   std::string refusal;
   if (instance_for(problem, stored, refusal) == nullptr) return 0;
-  return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem);
+  return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem) +
+         additional_sums_bytes(problem);
 }
 
 std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Backward& arguments,
@@ -132,11 +136,14 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
   auto* statistics = static_cast<float2*>(arguments.workspace);
   char* zeros = static_cast<char*>(arguments.workspace) + statistics_bytes(problem);
   auto* sums = reinterpret_cast<float*>(zeros + kCounterBytes);
-  status = cudaMemsetAsync(zeros, 0, kCounterBytes + sums_bytes(problem), stream);
+  auto* additional_sums = sums + sums_bytes(problem) / static_cast<int64_t>(sizeof(float));
+  status = cudaMemsetAsync(
+      zeros, 0, kCounterBytes + sums_bytes(problem) + additional_sums_bytes(problem), stream);
   if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
   const HopperBackwardPlan& plan = choice.plan;
   HopperBackwardArguments to{};
   to.origins = arguments.origins;
+  to.additional_sums = additional_sums;
   to.plan = plan;
   to.scale_first = problem.scale <= 0;
   to.score_scale = static_cast<float>(problem.scale * 1.4426950408889634);
@@ -153,11 +160,13 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
     if (!wrong.empty()) return wrong + " (" + str(plan) + ")";
     void* parameters[] = {&to};
     status = cudaLaunchKernel(choice.instance->kernel,
-                              dim3(static_cast<unsigned>(std::min(plan.items, most_ctas))),
+                              dim3(static_cast<unsigned>(std::min(all_items(plan), most_ctas))),
                               dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
                               static_cast<size_t>(choice.instance->shared_bytes), stream);
   }
   if (status == cudaSuccess) status = launch_rounding(arguments, sums, stream);
+  if (status == cudaSuccess && problem.additional > 0)
+    status = launch_additional_rounding(arguments, additional_sums, stream);
   if (status == cudaSuccess) return "";
   return std::string("launching the Hopper backward kernels: ") + cudaGetErrorString(status) +
          " (" + str(choice.plan) + ")";

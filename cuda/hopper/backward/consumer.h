@@ -113,10 +113,10 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     arrive(control.full_sums[warpgroup]);
   };
 
-  auto store_results = [&](const HopperItem& item) {
+  auto store_results = [&](int slot) {
     // The other warpgroup is done with these keys.
     ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
-    store_gradients(arguments, control, item, warpgroup, base + buffer_bytes(),
+    store_gradients(arguments, control, slot, warpgroup, base + buffer_bytes(),
                     control.empty_rows[row_place.stage], dkey, dvalue);
   };
 
@@ -180,7 +180,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::keep_here(dkey);
     ptx::keep_here(dvalue);
     arrive(control.empty_query[stage_before()]);
-    store_results(item);
+    store_results(slot);
     row_place.next();
     arrive(control.done[slot]);
   }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/hopper/arguments.h"
+#include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/results.h"
@@ -19,16 +20,22 @@ constexpr int kBothBarrier = 1;  // of all consumers
 constexpr int kOneBarrier = 2;   // and following, of one warpgroup each
 
 // Writes a warpgroup's gradients to the place of the keys and values of buffer `rows`, which nobody
-// reads any more, and on to the tensors. Frees the buffer when they have left it.
+// reads any more, and on to the tensors; or adds those of additional keys to sums. Frees the buffer
+// when they have left it.
 template <typename Shape>
 __device__ __forceinline__ void store_gradients(const HopperBackwardArguments& arguments,
-                                                HopperBackwardControl<Shape>& control,
-                                                const HopperItem& item, int warpgroup,
-                                                uint32_t rows, uint64_t& empty,
+                                                HopperBackwardControl<Shape>& control, int slot,
+                                                int warpgroup, uint32_t rows, uint64_t& empty,
                                                 const float (&dkey)[Shape::kHeadDim / 2],
                                                 const float (&dvalue)[Shape::kHeadDim / 2]) {
   const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
+  const HopperItem& item = control.items[slot];
+  if (const int additional = control.additional[slot]; additional >= 0) {
+    add_gradients<Shape>(arguments, item, additional, warpgroup, dkey, dvalue);
+    if (ptx::thread() % 128 == 0) ptx::mbarrier_arrive(ptx::shared_address(&empty));
+    return;
+  }
   const float scales[2] = {static_cast<float>(problem.scale), static_cast<float>(problem.scale)};
   const float ones[2] = {1.f, 1.f};
   const int thread = ptx::thread() % 128, warp = thread / 32, lane = thread % 32;

@@ -43,6 +43,15 @@ std::string encode_maps(const Backward& from, const int (&phase)[kMaxRank],
   of_keys(to.dvalue, from.dvalue, boxes.out);
   of_queries(to.query, from.query);
   of_queries(to.dout, from.dout);
+  if (problem.additional > 0) {
+    const int tokens[kMaxRank] = {1, 1, problem.additional};
+    const MappedBox line{boxes.line, {1, 1, plan.row_count()}, {1, 1, 1}};
+    auto lines = [&](const void* data) {
+      return whole_tensor(data, type, problem.head_dim, problem.kv_heads, tokens, problem.batch);
+    };
+    fill(to.additional_keys, plan.heads_apart, lines(from.additional_keys), line);
+    fill(to.additional_values, plan.heads_apart, lines(from.additional_values), line);
+  }
   // Of one head each, as many as there are batch entries and heads; so are the statistics, of one
   // feature.
   auto by_head = [&](const void* data, int features) {

@@ -38,7 +38,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     }
   };
 
-  auto load_rows = [&](const HopperItem& item) {
+  auto load_rows = [&](const HopperItem& item, int additional) {
     const uint32_t rows = base + row_place.stage * 2 * Shape::kRowBytes;
     const uint32_t full = ptx::shared_address(&control.full_rows[row_place.stage]);
     ptx::mbarrier_wait(ptx::shared_address(&control.empty_rows[row_place.stage]),
@@ -46,14 +46,21 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     ptx::mbarrier_arrive_expect(
         full, 2 * Shape::kWarpgroups * Shape::kPanels * plan.row_count() * Shape::kLineBytes);
     auto load = [&](const CUtensorMap* map, uint32_t to, int w) {
+      if (additional >= 0) {
+        load_box(map, to + w * Shape::kPartBytes, Shape::kRowPanelBytes, full, item.head,
+                 additional + w * plan.row_count(), 0, 0, item.entry);
+        return;
+      }
       const int x = item.axis[2].row + plan.offset(w, 2) * problem.axes[2].dilation;
       const int y = item.axis[1].row + plan.offset(w, 1) * problem.axes[1].dilation;
       const int z = item.axis[0].row + plan.offset(w, 0) * problem.axes[0].dilation;
       load_box(map, to + w * Shape::kPartBytes, Shape::kRowPanelBytes, full, item.head, x, y, z,
                item.entry);
     };
-    for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.key, rows + Shape::kKeyAt, w);
-    for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.value, rows + Shape::kValueAt, w);
+    const CUtensorMap* key = additional < 0 ? &arguments.key : &arguments.additional_keys;
+    const CUtensorMap* value = additional < 0 ? &arguments.value : &arguments.additional_values;
+    for (int w = 0; w < Shape::kWarpgroups; ++w) load(key, rows + Shape::kKeyAt, w);
+    for (int w = 0; w < Shape::kWarpgroups; ++w) load(value, rows + Shape::kValueAt, w);
     row_place.next();
   };
 
@@ -77,7 +84,8 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     TileWalk tile(item, problem.group());
     for (int i = 0; i < total; ++i) {
       // The place of keys and values is the last one to become free.
-      if (i == min(Shape::kDoutStages, total) - 1) load_rows(item);
+      if (i == min(Shape::kDoutStages, total) - 1)
+        load_rows(item, control.additional[item_place.stage]);
       load_tile(&arguments.query, base + Shape::kQueryAt + query_place.stage * Shape::kStageBytes,
                 control.full_query[query_place.stage], control.empty_query[query_place.stage],
                 query_place.parity, item, tile);

@@ -90,7 +90,9 @@ struct HopperBackwardControl {
   float delta[Shape::kQueryStages][Shape::kBlock];
   uint32_t below[Shape::kMostBelow][4];
   uint32_t places[Shape::kWarpgroups][kWarpgroupRows];  // of the rows in their boxes
+  int next_item;  // where they are not taken from a counter for all
   HopperItem items[kItemsKnown];
+  int additional[kItemsKnown];  // the first of an item's additional keys; negative: it has others
   Interval seen[kItemsKnown][Shape::kMostPlaces];
 };
 

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/tile_walk.h"
@@ -58,11 +59,12 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
 
   // From a counter for all, so that the items of a time stay neighbours however long each takes.
   // Where the cache does not hold what they meet, to go through the items in step was faster.
-  int own = blockIdx.x;
+  if (ptx::lane() == 0) control.next_item = blockIdx.x;
   auto take_item = [&] {
     if (!plan.beyond_cache) return atomicAdd(arguments.items_taken, 1);
-    own += gridDim.x;
-    return own - static_cast<int>(gridDim.x);
+    const int index = control.next_item;
+    control.next_item = index + gridDim.x;
+    return index;
   };
   // False where that was the end.
   auto describe_next = [&] {
@@ -73,8 +75,13 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       int index = 0;
       if (ptx::lane() == 0) index = take_item();
       index = __shfl_sync(~0u, index, 0);
-      if (index >= plan.items) break;
-      exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
+      if (index >= all_items(plan)) break;
+      if (index < plan.items) {
+        exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
+        if (ptx::lane() == 0) control.additional[slot] = -1;
+      } else {
+        exists = describe_additional(plan, problem, control, slot, index - plan.items);
+      }
       if (exists) break;
     }
     if (ptx::lane() == 0) {
