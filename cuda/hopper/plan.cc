@@ -47,17 +47,15 @@ bool whole(const Axis& axis) {
 }
 
 // Launches along each axis: the fewest that leave a dilation that the copy engine steps over, and
-// more for wider boxes. Where the tokens of a slab are is only known on the device, so it has one;
-// the backward pass has one too.
-std::vector<Triple> phases_of(const Problem& problem, const HopperLimits& limits) {
+// more for wider boxes. Where the tokens of a slab are is only known on the device, so it has one.
+std::vector<Triple> phases_of(const Problem& problem) {
   std::vector<Triple> all;
   for (int most = kMostElementStride; most >= 1; most /= 2) {
     Triple phases = {1, 1, 1};
     bool legal = true;
     for (int a = 0; a < kMaxRank; ++a) {
       const int dilation = problem.axes[a].dilation;
-      const bool one = limits.rows_are_keys || !whole(problem.axes[a]);
-      int step = one ? dilation : std::min(most, dilation);
+      int step = whole(problem.axes[a]) ? std::min(most, dilation) : dilation;
       while (dilation % step != 0) --step;
       phases[a] = dilation / step;
       legal = legal && step <= kMostElementStride;
@@ -165,7 +163,7 @@ Problem phase_of(const Problem& problem, const int (&phases)[kMaxRank],
 std::vector<HopperPlan> hopper_plans(const Problem& problem, const HopperLimits& limits,
                                      int multiprocessors, int most) {
   std::vector<Candidate> candidates;
-  for (const Triple& phases : phases_of(problem, limits))
+  for (const Triple& phases : phases_of(problem))
     search(problem, limits, multiprocessors, phases, candidates);
   std::stable_sort(candidates.begin(), candidates.end(),
                    [](const Candidate& a, const Candidate& b) { return a.clocks < b.clocks; });

@@ -14,8 +14,10 @@ template <int kHeadDim>
 HopperBackwardInstance instance() {
   using Shape = HopperBackwardShape<T, kHeadDim>;
   HopperBackwardInstance made{};
-  made.limits = {kHeadDim, Shape::kBlock, Shape::kWarpgroups, true};
-  made.kernel = ptx::address_of(&hopper_backward_kernel<Shape>);
+  made.limits = {kHeadDim, Shape::kBlock, Shape::kWarpgroups, true, Shape::kResident};
+  made.kernel = ptx::address_of(&hopper_backward_kernel<Shape>, Shape::kResident);
+  made.line_columns = Shape::kLineElements;
+  made.out_columns = Shape::kOutElements;
   made.threads = Shape::kThreads;
   made.shared_bytes = Shape::kSharedBytes;
   return made;

@@ -4,5 +4,7 @@
 #pragma once
 
 #define JAX_NA_HOPPER_BACKWARD(X) \
+  X(32)                           \
   X(64)                           \
+  X(96)                           \
   X(128)

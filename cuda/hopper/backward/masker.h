@@ -43,8 +43,10 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
     const int z_count = problem.axes[0].query_count;
     const bool inside = min(x, min(y, z)) >= 0 && x < x_count && y < y_count && z < z_count;
     if (!exists || !inside) return make_float2(INFINITY, 0.f);
-    const int64_t plane = static_cast<int64_t>(item.entry) * problem.heads + tile.head;
-    return arguments.statistics[((plane * z_count + z) * y_count + y) * x_count + x];
+    const int64_t head = static_cast<int64_t>(item.entry) * problem.heads + tile.head;
+    const int64_t* steps = arguments.statistics_steps;
+    return arguments
+        .statistics[head * arguments.statistics_head + z * steps[0] + y * steps[1] + x * steps[2]];
   };
 
   for (;; item_place.next()) {
@@ -52,16 +54,21 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
     ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), item_place.parity);
     const HopperItem& item = control.items[slot];
     if (item.last) break;
-    const int total = item.total;
+    const int total = item.total, additional = control.additional[slot];
+    // Of the warpgroup, those that there are.
+    const int rows =
+        additional < 0
+            ? plan.row_count()
+            : min(plan.row_count(), problem.additional - additional - warpgroup * plan.row_count());
     TileWalk tile(item, problem.group());
     for (int i = 0; i < total; ++i) {
       const float2 statistics = fetch(item, tile);
       bool sure_along[kMaxRank];
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a)
-        sure_along[a] = tile_is_sure(item.axis[a], warpgroup, tile.along(a), plan.columns[a]);
-      const bool sure =
-          sure_along[0] && sure_along[1] && sure_along[2] && plan.row_count() == kWarpgroupRows;
+        sure_along[a] = additional >= 0 ||
+                        tile_is_sure(item.axis[a], warpgroup, tile.along(a), plan.columns[a]);
+      const bool sure = sure_along[0] && sure_along[1] && sure_along[2] && rows == kWarpgroupRows;
 
       const int stage = query_place.stage;
       ptx::mbarrier_wait(ptx::shared_address(&control.empty_query[stage]), query_place.parity ^ 1);
@@ -71,7 +78,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
 #pragma unroll 4
         for (int row = lane / 4; row < kWarpgroupRows; row += 8) {
           const uint32_t places = control.places[warpgroup][row];
-          uint32_t word = row < plan.row_count() ? control.below[plan.columns[0]][t] : 0;
+          uint32_t word = row < rows ? control.below[plan.columns[0]][t] : 0;
 #pragma unroll
           for (int a = 0; a < kMaxRank; ++a) {
             if (sure_along[a]) continue;
