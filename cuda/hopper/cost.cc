@@ -50,7 +50,7 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
   }
   // What dense problems take with two CTAs on a multiprocessor.
   if (limits.resident == 2)
-    return {limits.head_dim > 32 ? 940.0 : 1140.0, pairs * 0.029, 3000, 8000};
+    return {limits.head_dim > 32 ? 940.0 : 1140.0, pairs * 0.029, 3000, 14000};
   // Products and softmax run side by side, but not without getting in each other's way.
   constexpr double kPower = 2.85;
   const double products = 0.728 * pairs * 4 * limits.head_dim / 4096;
