@@ -41,7 +41,9 @@ int needed_tiles(const AxisItem& item, const HopperPlan& plan, int which, int wa
 HopperPrices hopper_prices(const HopperLimits& limits) {
   const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
   if (limits.rows_are_keys && limits.resident == 2) {
-    return {1500, pairs * 0.03, 3000, 20000};
+    return {1830, pairs * 0.0635, 2900, 15000};
+  } else if (limits.rows_are_keys && limits.head_dim > 128) {
+    return {20.0 * limits.head_dim + 1000, pairs * 0.02, 8000, 20000};
   } else if (limits.rows_are_keys) {
     const double products = pairs * 10 * limits.head_dim / 4096;
     const double rest = pairs * 0.22;

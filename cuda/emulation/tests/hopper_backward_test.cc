@@ -36,7 +36,7 @@ const Implementation kHopper = {
     [](const Problem& p) { return cuda::hopper_backward_workspace(p, Stored::kBFloat16); }};
 
 void run_hopper(Case of) {
-  constexpr int kHeadDims[] = {32, 64, 96, 128, 40, 8, 104, 72};
+  constexpr int kHeadDims[] = {32, 64, 96, 128, 192, 256, 40, 8, 104, 72, 136, 200};
   const int head_dim = kHeadDims[number % std::size(kHeadDims)];
   of.problem.bias_batch = 0;
   of.problem.head_dim = of.problem.value_dim = head_dim;

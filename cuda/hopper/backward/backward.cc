@@ -51,7 +51,7 @@ int64_t sums_bytes(const Problem& problem) {
                static_cast<int64_t>(sizeof(float)));
 }
 
-constexpr int kMostFeatures = 128;
+constexpr int kMostFeatures = 256;
 
 // Whether the features of a head are fewer than those of the kernel.
 bool heads_apart(const Problem& problem, const HopperBackwardInstance& instance) {

@@ -100,7 +100,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   };
 
   auto weigh = [&](int stage) {
-    find_weights(arguments, control, stage, warpgroup, scores, weights);
+    find_weights(arguments, control, stage, warpgroup, 0, scores, weights);
   };
   // The stage of the queries of the tile before.
   auto stage_before = [&] {

@@ -14,7 +14,7 @@ template <int kHeadDim>
 HopperBackwardInstance instance() {
   using Shape = HopperBackwardShape<T, kHeadDim>;
   HopperBackwardInstance made{};
-  made.limits = {kHeadDim, Shape::kBlock, Shape::kWarpgroups, true, Shape::kResident};
+  made.limits = {kHeadDim, Shape::kBlock, Shape::kRowGroups, true, Shape::kResident};
   made.kernel = ptx::address_of(&hopper_backward_kernel<Shape>, Shape::kResident);
   made.line_columns = Shape::kLineElements;
   made.out_columns = Shape::kOutElements;

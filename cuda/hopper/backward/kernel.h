@@ -16,6 +16,7 @@
 #include "cuda/hopper/backward/producer.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
+#include "cuda/hopper/backward/wide.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/registers.h"
@@ -80,7 +81,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     }
   } else {
     ptx::take_registers<Shape::kComputeRegisters>();
-    if constexpr (Shape::kResident == 1)
+    if constexpr (Shape::kWide)
+      consume_wide(arguments, control, base, warpgroup);
+    else if constexpr (Shape::kResident == 1)
       consume(arguments, control, base, warpgroup);
     else
       consume_light(arguments, control, base, warpgroup);

@@ -128,7 +128,7 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
     ptx::keep_here(scores);
     for (bool begun = false;; begun = true) {
       const int stage = tile_place.stage;
-      find_weights(arguments, control, stage, warpgroup, scores, weights);
+      find_weights(arguments, control, stage, warpgroup, 0, scores, weights);
       ptx::mbarrier_wait(ptx::shared_address(&control.full_dout[stage]), tile_place.parity);
       const uint32_t staged = base + Shape::kDscoreAt + tiles % 2 * Shape::kDscoreBytes;
       const uint32_t own = staged + warpgroup * kWarpgroupRows * kPanelRowBytes;
