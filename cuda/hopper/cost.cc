@@ -26,11 +26,20 @@ int sure_tiles(const AxisItem& item, int warpgroup, int first, int count, int or
 
 HopperPrices hopper_prices(const HopperLimits& limits) {
   const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
-  if (limits.rows_are_keys) {
-    const double products = pairs * 10 * limits.head_dim / 4096;
-    const double rest = pairs * 0.22;
-    const double both = std::sqrt(std::hypot(products * products, rest * rest));
-    return {both + 1000, pairs * 0.01, 5000, 20000};
+  // Of so many products, and the arithmetic between them.
+  auto gradients = [&](int count, double arithmetic, double more) {
+    const double products = pairs * 2 * count * limits.head_dim / 4096, rest = pairs * arithmetic;
+    return std::sqrt(std::hypot(products * products, rest * rest)) + more;
+  };
+  switch (limits.pass) {
+    case HopperPass::kGradients:
+      return {gradients(5, 0.22, 1000), pairs * 0.01, 5000, 20000};
+    case HopperPass::kKeyGradient:
+      return {gradients(4, 0.2, 800), pairs * 0.01, 4000, 15000};
+    case HopperPass::kQueryGradient:
+      return {gradients(3, 0.13, 800), pairs * 0.01, 4000, 15000};
+    case HopperPass::kForward:
+      break;
   }
   // What dense problems take with two CTAs on a multiprocessor.
   if (limits.resident == 2)

@@ -56,7 +56,7 @@ std::vector<Triple> phases_of(const Problem& problem, const HopperLimits& limits
     bool legal = true;
     for (int a = 0; a < kMaxRank; ++a) {
       const int dilation = problem.axes[a].dilation;
-      const bool one = limits.rows_are_keys || !whole(problem.axes[a]);
+      const bool one = limits.pass != HopperPass::kForward || !whole(problem.axes[a]);
       int step = one ? dilation : std::min(most, dilation);
       while (dilation % step != 0) --step;
       phases[a] = dilation / step;

@@ -39,7 +39,8 @@ __device__ __forceinline__ void issue_sums(float (&sums)[Shape::kSumColumns / 2]
         ptx::wgmma_advance(b, step * 16 * kPanelRowBytes), step > 0);
 }
 
-// dkey = dscores queries (+ dkey where `add` is not 0), of a warpgroup's keys.
+// dkey = dscores queries (+ dkey where `add` is not 0), of a warpgroup's keys, where dscores are in
+// shared memory for the sums. Otherwise they are operands from the registers they were made in.
 template <typename Shape>
 __device__ __forceinline__ void issue_dkey(float (&dkey)[Shape::kHeadDim / 2], uint32_t dscores,
                                            uint32_t queries, int add) {
@@ -107,11 +108,14 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   auto query_stage = [&](int stage) { return base + Shape::kQueryAt + stage * Shape::kStageBytes; };
   auto dout_stage = [&](int stage) { return base + Shape::kDoutAt + stage * Shape::kStageBytes; };
 
-  auto issue_tile_scores = [&] {
+  auto begin_tile_scores = [&] {
     ptx::mbarrier_wait(ptx::shared_address(&control.full_query[query_place.stage]),
                        query_place.parity);
     ptx::wgmma_fence();
     issue_scores<Shape>(scores, keys(), query_stage(query_place.stage));
+  };
+  auto issue_tile_scores = [&] {
+    begin_tile_scores();
     ptx::wgmma_commit();
   };
   auto issue_tile_cotangents = [&] {
@@ -178,8 +182,11 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     const float scales[2] = {static_cast<float>(problem.scale), static_cast<float>(problem.scale)};
     const float ones[2] = {1.f, 1.f};
     const int thread = ptx::thread() % 128, warp = thread / 32, lane = thread % 32;
-    // The other warpgroup is done with these keys.
-    ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
+    // All that read these keys are done with them, for sums the other warpgroup too.
+    if constexpr (Shape::kSums)
+      ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
+    else
+      ptx::barrier_sync(kOneBarrier + warpgroup, 128);
     stage_results<Shape>(dkey, scales, keys(), warp, lane);
     stage_results<Shape>(dvalue, ones, values(), warp, lane);
     ptx::fence_async_shared();
@@ -208,19 +215,53 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::mbarrier_arrive(ptx::shared_address(&control.empty_rows[row_place.stage]));
   };
 
-  for (;; item_place.next()) {
-    const int slot = item_place.stage;
-    ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), item_place.parity);
-    const HopperItem& item = control.items[slot];
-    if (item.last) break;
-    ptx::mbarrier_wait(ptx::shared_address(&control.full_rows[row_place.stage]), row_place.parity);
-    const int total = item.total;
-    issue_tile_scores();
-    issue_tile_cotangents();
-    ptx::wgmma_wait<1>();
-    ptx::keep_here(scores);
-    weigh(query_place.stage);
-
+  // From the registers of dscores, of the tile before.
+  auto begin_tile_dkey = [&](int add) {
+    ptx::wgmma_fence();
+    issue_combination<Shape>(dkey, dscores, query_stage(stage_before()), add);
+  };
+  // The tiles of an item, of which the first one has its scores and cotangents under way.
+  auto pass_tiles = [&](int total) {
+    int tile = 0;
+    for (;;) {
+      ptx::wgmma_fence();
+      issue_combination<Shape>(dvalue, weights, dout_stage(met % 2), tile > 0);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<1>();
+      ptx::keep_here(cotangents);
+      if (tile > 0) arrive(control.empty_query[stage_before()]);
+      find_dscores(query_place.stage);
+      query_place.next();
+      if (++tile == total) break;
+      // What is issued before the wait is not a group of its own yet: the wait is for dvalue.
+      if constexpr (Shape::kHeadDim > 64) {
+        // No registers for gradients of scores beside the next weights: those wait for dkey.
+        begin_tile_dkey(tile > 1);
+        ptx::wgmma_wait<0>();
+        arrive(control.empty_dout[met % 2]);
+        issue_tile_scores();
+        ptx::wgmma_wait<0>();
+      } else {
+        begin_tile_scores();
+        ptx::wgmma_wait<0>();
+        arrive(control.empty_dout[met % 2]);
+        ptx::wgmma_commit();
+        begin_tile_dkey(tile > 1);
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<1>();
+      }
+      ++met;
+      ptx::keep_here(scores);
+      issue_tile_cotangents();
+      weigh(query_place.stage);
+    }
+    begin_tile_dkey(tile > 1);
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    arrive(control.empty_dout[met % 2]);
+    ++met;
+  };
+  auto pass_tiles_and_sum = [&](int total) {
     int tile = 0;
     for (;;) {
       ptx::wgmma_fence();
@@ -265,6 +306,25 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::keep_here(sums);
     add_sums((met - 1) % 2);
     ptx::wgmma_wait<0>();
+  };
+
+  for (;; item_place.next()) {
+    const int slot = item_place.stage;
+    ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), item_place.parity);
+    const HopperItem& item = control.items[slot];
+    if (item.last) break;
+    ptx::mbarrier_wait(ptx::shared_address(&control.full_rows[row_place.stage]), row_place.parity);
+    const int total = item.total;
+    issue_tile_scores();
+    issue_tile_cotangents();
+    ptx::wgmma_wait<1>();
+    ptx::keep_here(scores);
+    weigh(query_place.stage);
+
+    if constexpr (Shape::kSums)
+      pass_tiles_and_sum(total);
+    else
+      pass_tiles(total);
     ptx::keep_here(dkey);
     ptx::keep_here(dvalue);
     arrive(control.empty_query[stage_before()]);

@@ -37,6 +37,7 @@ std::string encode_maps(const Backward& from, const float* sums, HopperBackwardA
   fill(to.query, of_queries(from.query), columns);
   fill(to.dout, of_queries(from.dout), columns);
   // Of one head each, as many as there are batch entries and heads.
+  if (sums == nullptr) return wrong;
   fill(to.sums,
        whole_tensor(sums, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, problem.head_dim, 1, queries,
                     problem.batch * problem.heads),

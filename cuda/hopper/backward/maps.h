@@ -8,7 +8,8 @@
 
 namespace jax_na::cuda {
 
-// Fills the tensor maps of `to`, whose plan is made. Returns an empty text or what is wrong.
+// Fills the tensor maps of `to`, whose plan is made, that of the sums only where there are any.
+// Returns an empty text or what is wrong.
 std::string encode_maps(const Backward& from, const float* sums, HopperBackwardArguments& to);
 
 }  // namespace jax_na::cuda

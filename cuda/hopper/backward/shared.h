@@ -8,11 +8,13 @@
 
 namespace jax_na::cuda {
 
-// Sizes and elements of a compiled kernel. Rows are keys, columns are queries.
-template <typename T, int kHeadDimension>
+// Sizes and elements of a compiled kernel. Rows are keys, columns are queries. Without sums it
+// leaves the gradient of the queries to another kernel.
+template <typename T, int kHeadDimension, bool kWithSums>
 struct HopperBackwardShape {
   using Element = T;
   static constexpr int kHeadDim = kHeadDimension;
+  static constexpr bool kSums = kWithSums;
   static constexpr int kBlock = 64;
   static constexpr int kWarpgroups = 2;
   static constexpr int kThreads = 128 * (1 + kWarpgroups);
@@ -29,18 +31,18 @@ struct HopperBackwardShape {
   // Gradients leave from the place of their keys and values.
   static constexpr int kOutElements = kPanelElements;
   static constexpr int kOutPanelBytes = kRowPanelBytes;
-  // The gradients of scores: rows of keys, of the queries of a tile.
-  static constexpr int kDscoreBytes = kRows * kPanelRowBytes;
+  // The gradients of scores: rows of keys, of the queries of a tile. Only the sums need them here.
+  static constexpr int kDscoreBytes = kSums ? kRows * kPanelRowBytes : 0;
   static constexpr int kDscoreBuffers = 2;
   // What a tile adds to the gradient of its queries: a warpgroup has a part of the features.
   static constexpr int kSumColumns = kHeadDim / kWarpgroups;
   static constexpr int kSumElements = 32;  // of a row of 128 bytes
   static constexpr int kSumPanels = kSumColumns / kSumElements;
   static constexpr int kSumPanelBytes = kBlock * kPanelRowBytes;
-  static constexpr int kSumBytes = kSumPanels * kSumPanelBytes;  // of a warpgroup
+  static constexpr int kSumBytes = kSums ? kSumPanels * kSumPanelBytes : 0;  // of a warpgroup
 
   // With room for them, the keys and values of an item are fetched while the one before runs.
-  static constexpr int kRowBuffers = kHeadDim > 64 ? 1 : 2;
+  static constexpr int kRowBuffers = kSums && kHeadDim > 64 ? 1 : 2;
   static constexpr int kQueryStages = 3;
   static constexpr int kDoutStages = 2;
   static constexpr int kControlBytes = 16 * 1024;  // at most
