@@ -108,14 +108,11 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   auto query_stage = [&](int stage) { return base + Shape::kQueryAt + stage * Shape::kStageBytes; };
   auto dout_stage = [&](int stage) { return base + Shape::kDoutAt + stage * Shape::kStageBytes; };
 
-  auto begin_tile_scores = [&] {
+  auto issue_tile_scores = [&] {
     ptx::mbarrier_wait(ptx::shared_address(&control.full_query[query_place.stage]),
                        query_place.parity);
     ptx::wgmma_fence();
     issue_scores<Shape>(scores, keys(), query_stage(query_place.stage));
-  };
-  auto issue_tile_scores = [&] {
-    begin_tile_scores();
     ptx::wgmma_commit();
   };
   auto issue_tile_cotangents = [&] {
@@ -215,48 +212,53 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::mbarrier_arrive(ptx::shared_address(&control.empty_rows[row_place.stage]));
   };
 
-  // From the registers of dscores, of the tile before.
-  auto begin_tile_dkey = [&](int add) {
-    ptx::wgmma_fence();
-    issue_combination<Shape>(dkey, dscores, query_stage(stage_before()), add);
+  auto own_dscores = [&] {
+    return base + Shape::kDscoreAt + met % 2 * Shape::kDscoreBytes + warpgroup * kPartBytes;
   };
-  // The tiles of an item, of which the first one has its scores and cotangents under way.
+  // With the gradients of scores of the tile before.
+  auto issue_tile_dkey = [&](int add) {
+    const uint32_t queries = query_stage(stage_before());
+    ptx::wgmma_fence();
+    if constexpr (Shape::kDscoresShared)
+      issue_dkey<Shape>(dkey, own_dscores(), queries, add);
+    else
+      issue_combination<Shape>(dkey, dscores, queries, add);
+    ptx::wgmma_commit();
+  };
+  // The tiles of an item, of which the first one has its scores and cotangents under way. Nobody
+  // waits for the other warpgroup.
   auto pass_tiles = [&](int total) {
     int tile = 0;
     for (;;) {
+      // Each round waits once for all that was issued: otherwise the compiler serialises products.
+      // Until then it keeps the registers of operands as they are: with few of them the wait is for
+      // dvalue too, ahead of the next weights.
+      if constexpr (!Shape::kDscoresShared) ptx::wgmma_wait<0>();
       ptx::wgmma_fence();
       issue_combination<Shape>(dvalue, weights, dout_stage(met % 2), tile > 0);
       ptx::wgmma_commit();
-      ptx::wgmma_wait<1>();
+      if constexpr (Shape::kDscoresShared) ptx::wgmma_wait<1>();
       ptx::keep_here(cotangents);
       if (tile > 0) arrive(control.empty_query[stage_before()]);
       find_dscores(query_place.stage);
+      if constexpr (Shape::kDscoresShared) {
+        stage_dscores(dscores, own_dscores());
+        ptx::fence_async_shared();
+        ptx::barrier_sync(kOneBarrier + warpgroup, 128);
+        ptx::wgmma_wait<0>();
+      }
       query_place.next();
       if (++tile == total) break;
-      // What is issued before the wait is not a group of its own yet: the wait is for dvalue.
-      if constexpr (Shape::kHeadDim > 64) {
-        // No registers for gradients of scores beside the next weights: those wait for dkey.
-        begin_tile_dkey(tile > 1);
-        ptx::wgmma_wait<0>();
-        arrive(control.empty_dout[met % 2]);
-        issue_tile_scores();
-        ptx::wgmma_wait<0>();
-      } else {
-        begin_tile_scores();
-        ptx::wgmma_wait<0>();
-        arrive(control.empty_dout[met % 2]);
-        ptx::wgmma_commit();
-        begin_tile_dkey(tile > 1);
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<1>();
-      }
-      ++met;
+      issue_tile_scores();
+      issue_tile_dkey(tile > 1);
+      ptx::wgmma_wait<1>();
       ptx::keep_here(scores);
+      arrive(control.empty_dout[met % 2]);
+      ++met;
       issue_tile_cotangents();
       weigh(query_place.stage);
     }
-    begin_tile_dkey(tile > 1);
-    ptx::wgmma_commit();
+    issue_tile_dkey(tile > 1);
     ptx::wgmma_wait<0>();
     arrive(control.empty_dout[met % 2]);
     ++met;

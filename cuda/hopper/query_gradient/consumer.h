@@ -111,12 +111,9 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
     bool begun = false;  // whether `out` holds something
     for (; c.left > 0; --c.left) {
       c.wait_for_key();
-      ptx::wgmma_fence();
-      issue_scores<Shape>(scores, c.queries(buffer), c.key_stage());
-      // Not a group of their own yet: the wait is for what was issued before.
       ptx::wgmma_wait<0>();
+      c.issue_keys(scores);
       ptx::keep_here(cotangents);
-      ptx::wgmma_commit();
       release_tiles(begun);
       find_dscores();
       issue_sum(begun);
