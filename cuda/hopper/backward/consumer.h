@@ -212,17 +212,9 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::mbarrier_arrive(ptx::shared_address(&control.empty_rows[row_place.stage]));
   };
 
-  auto own_dscores = [&] {
-    return base + Shape::kDscoreAt + met % 2 * Shape::kDscoreBytes + warpgroup * kPartBytes;
-  };
-  // With the gradients of scores of the tile before.
   auto issue_tile_dkey = [&](int add) {
-    const uint32_t queries = query_stage(stage_before());
     ptx::wgmma_fence();
-    if constexpr (Shape::kDscoresShared)
-      issue_dkey<Shape>(dkey, own_dscores(), queries, add);
-    else
-      issue_combination<Shape>(dkey, dscores, queries, add);
+    issue_combination<Shape>(dkey, dscores, query_stage(stage_before()), add);
     ptx::wgmma_commit();
   };
   // The tiles of an item, of which the first one has its scores and cotangents under way. Nobody
@@ -230,28 +222,28 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   auto pass_tiles = [&](int total) {
     int tile = 0;
     for (;;) {
-      // Each round waits once for all that was issued: otherwise the compiler serialises products.
-      // Until then it keeps the registers of operands as they are: with few of them the wait is for
-      // dvalue too, ahead of the next weights.
-      if constexpr (!Shape::kDscoresShared) ptx::wgmma_wait<0>();
       ptx::wgmma_fence();
       issue_combination<Shape>(dvalue, weights, dout_stage(met % 2), tile > 0);
       ptx::wgmma_commit();
-      if constexpr (Shape::kDscoresShared) ptx::wgmma_wait<1>();
+      ptx::wgmma_wait<1>();
       ptx::keep_here(cotangents);
       if (tile > 0) arrive(control.empty_query[stage_before()]);
       find_dscores(query_place.stage);
-      if constexpr (Shape::kDscoresShared) {
-        stage_dscores(dscores, own_dscores());
-        ptx::fence_async_shared();
-        ptx::barrier_sync(kOneBarrier + warpgroup, 128);
-        ptx::wgmma_wait<0>();
-      }
       query_place.next();
       if (++tile == total) break;
-      issue_tile_scores();
-      issue_tile_dkey(tile > 1);
-      ptx::wgmma_wait<1>();
+      // The compiler keeps operands in registers as they are until a wait for all products, without
+      // which in each round it would serialise them.
+      if constexpr (Shape::kHeadDim > 64) {
+        // No registers for these gradients of scores beside the next ones.
+        issue_tile_dkey(tile > 1);
+        ptx::wgmma_wait<0>();
+        issue_tile_scores();
+        ptx::wgmma_wait<0>();
+      } else {
+        issue_tile_scores();
+        ptx::wgmma_wait<0>();
+        issue_tile_dkey(tile > 1);
+      }
       ptx::keep_here(scores);
       arrive(control.empty_dout[met % 2]);
       ++met;

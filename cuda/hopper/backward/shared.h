@@ -31,10 +31,8 @@ struct HopperBackwardShape {
   // Gradients leave from the place of their keys and values.
   static constexpr int kOutElements = kPanelElements;
   static constexpr int kOutPanelBytes = kRowPanelBytes;
-  // The gradients of scores: rows of keys, of the queries of a tile. The sums need them here; for
-  // the keys they could stay in registers, of which larger head dimensions have too few.
-  static constexpr bool kDscoresShared = kSums || kHeadDim > 64;
-  static constexpr int kDscoreBytes = kDscoresShared ? kRows * kPanelRowBytes : 0;
+  // The gradients of scores: rows of keys, of the queries of a tile. Only the sums need them here.
+  static constexpr int kDscoreBytes = kSums ? kRows * kPanelRowBytes : 0;
   static constexpr int kDscoreBuffers = 2;
   // What a tile adds to the gradient of its queries: a warpgroup has a part of the features.
   static constexpr int kSumColumns = kHeadDim / kWarpgroups;
@@ -44,7 +42,7 @@ struct HopperBackwardShape {
   static constexpr int kSumBytes = kSums ? kSumPanels * kSumPanelBytes : 0;  // of a warpgroup
 
   // With room for them, the keys and values of an item are fetched while the one before runs.
-  static constexpr int kRowBuffers = kHeadDim > 64 ? 1 : 2;
+  static constexpr int kRowBuffers = kSums && kHeadDim > 64 ? 1 : 2;
   static constexpr int kQueryStages = 3;
   static constexpr int kDoutStages = 2;
   static constexpr int kControlBytes = 16 * 1024;  // at most

@@ -51,12 +51,15 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
       delta[r] = of_row.y;
     }
   };
+  auto wait_for_value = [&] {
+    ptx::mbarrier_wait(ptx::shared_address(&c.control.full_value[c.key_place.stage]),
+                       c.key_place.parity);
+  };
   auto issue_cotangents = [&](int buffer) {
     const uint32_t douts = c.queries(buffer) + Shape::kDoutAt - Shape::kQueryAt;
-    const int stage = c.key_place.stage;
-    ptx::mbarrier_wait(ptx::shared_address(&c.control.full_value[stage]), c.key_place.parity);
     ptx::wgmma_fence();
-    issue_scores<Shape>(cotangents, douts, c.base + Shape::kValueAt + stage * Shape::kStageBytes);
+    issue_scores<Shape>(cotangents, douts,
+                        c.base + Shape::kValueAt + c.key_place.stage * Shape::kStageBytes);
     ptx::wgmma_commit();
   };
   // Of the tile whose scores there are, which is done with that.
@@ -103,6 +106,7 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
     c.issue_keys(scores);
     fetch_statistics(c.control.items[slot]);
     c.release_queries();  // before the values, which come behind the next item's queries
+    wait_for_value();
     issue_cotangents(buffer);
     ptx::wgmma_wait<1>();
     ptx::keep_here(scores);
@@ -111,10 +115,13 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
     bool begun = false;  // whether `out` holds something
     for (; c.left > 0; --c.left) {
       c.wait_for_key();
+      // The one wait of a round for all products, without which the compiler would serialise them.
       ptx::wgmma_wait<0>();
       c.issue_keys(scores);
-      ptx::keep_here(cotangents);
       release_tiles(begun);
+      // Not needed yet, but a loop keeps the compiler from moving what follows ahead of products.
+      wait_for_value();
+      ptx::keep_here(cotangents);
       find_dscores();
       issue_sum(begun);
       ptx::wgmma_wait<1>();
