@@ -61,9 +61,9 @@ const Implementation kPair = {
     [](const Problem& p) { return cuda::hopper_pair_workspace(p, Stored::kBFloat16); }};
 
 void run_hopper(Case of) {
-  constexpr int kHeadDims[] = {64, 128};
+  constexpr int kHeadDims[] = {32, 64, 96, 128, 40, 8, 104, 72};
   const int head_dim = kHeadDims[number % std::size(kHeadDims)];
-  of.problem.bias_batch = of.problem.additional = 0;
+  of.problem.bias_batch = 0;
   of.problem.head_dim = of.problem.value_dim = head_dim;
   of.problem.scale =
       std::copysign(of.problem.scale == 0 ? 0 : std::sqrt(1.0 / head_dim), of.problem.scale);

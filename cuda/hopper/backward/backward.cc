@@ -40,7 +40,8 @@ double around_clocks(const Problem& problem, double bytes) {
   return bytes * static_cast<double>(rows_of(problem)) * problem.head_dim / kBytesPerClock;
 }
 
-constexpr int64_t kCounterBytes = 256;
+// One for each launch.
+constexpr int64_t kCounterBytes = kMostLaunches * static_cast<int64_t>(sizeof(int));
 
 int64_t align(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
@@ -49,7 +50,20 @@ int64_t statistics_bytes(const Problem& problem) {
   return align(rows_of(problem) * static_cast<int64_t>(sizeof(float2)));
 }
 int64_t sums_bytes(const Problem& problem) {
-  return align(rows_of(problem) * problem.head_dim * static_cast<int64_t>(sizeof(float)));
+  return align(rows_of(problem) * sum_features(problem.head_dim) *
+               static_cast<int64_t>(sizeof(float)));
+}
+
+constexpr int kMostFeatures = 128;
+
+// Whether the features of a head are fewer than those of the kernel.
+bool heads_apart(const Problem& problem, const HopperBackwardInstance& instance) {
+  return problem.head_dim != instance.limits.head_dim;
+}
+
+int64_t additional_sums_bytes(const Problem& problem) {
+  return align(2 * problem.batch * problem.additional * problem.kv_heads * problem.head_dim *
+               static_cast<int64_t>(sizeof(float)));
 }
 
 // The instance that runs the problem on a Hopper GPU, or null and why.
@@ -59,14 +73,26 @@ const HopperBackwardInstance* instance_for(const Problem& problem, Stored stored
     refusal = "the elements are neither bfloat16 nor float16";
   } else if (problem.bias_batch > 0) {
     refusal = "there is a relative position bias";
-  } else if (problem.additional > 0) {
+  } else if (!sums && problem.additional > 0) {
     refusal = "there are additional keys";
   } else if (problem.head_dim != problem.value_dim) {
     refusal = "head_dim of keys and values differ";
   } else {
-    for (const HopperBackwardInstance& instance : instances_of(stored, sums))
-      if (instance.limits.head_dim == problem.head_dim) return &instance;
-    refusal = "head_dim " + std::to_string(problem.head_dim) + " is not compiled";
+    const HopperBackwardInstance* found = nullptr;  // of the smallest head dimension that will do
+    for (const HopperBackwardInstance& instance : instances_of(stored, sums)) {
+      const int head_dim = instance.limits.head_dim;
+      if (head_dim >= problem.head_dim && (found == nullptr || head_dim < found->limits.head_dim))
+        found = &instance;
+    }
+    const Axis& z = problem.axes[0];
+    const bool spare = problem.batch == 1 || (z.query_count == 1 && z.key_count == 1);
+    if (found == nullptr || problem.head_dim % 8 != 0)
+      refusal = "head_dim " + std::to_string(problem.head_dim) + " is not a multiple of 8 up to " +
+                std::to_string(kMostFeatures);
+    else if (heads_apart(problem, *found) && !spare)
+      refusal = "a head_dim that is not compiled needs a batch or an axis of one";
+    else
+      return found;
   }
   return nullptr;
 }
@@ -93,6 +119,7 @@ HopperBackwardChoice search(const Problem& problem, Stored stored, bool sums,
     choice.plan.clocks += choice.queries.plan.clocks + around_clocks(problem, 4);
     choice.plan.beyond_cache = false;  // there are no sums that could be kept in the cache
   }
+  choice.plan.heads_apart = heads_apart(problem, *instance);
   choice.instance = instance;
   return choice;
 }
@@ -114,7 +141,8 @@ HopperBackwardChoice choose_hopper_pair(const Problem& problem, Stored stored,
 int64_t hopper_backward_workspace(const Problem& problem, Stored stored) {
   std::string refusal;
   if (instance_for(problem, stored, true, refusal) == nullptr) return 0;
-  return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem);
+  return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem) +
+         additional_sums_bytes(problem);
 }
 
 int64_t hopper_pair_workspace(const Problem& problem, Stored stored) {
@@ -134,28 +162,41 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
   auto* statistics = static_cast<float2*>(arguments.workspace);
   char* zeros = static_cast<char*>(arguments.workspace) + statistics_bytes(problem);
   auto* sums = choice.pair() ? nullptr : reinterpret_cast<float*>(zeros + kCounterBytes);
-  HopperBackwardArguments to{};
-  to.problem = problem;
-  to.origins = arguments.origins;
-  to.statistics = statistics;
-  to.items_taken = reinterpret_cast<int*>(zeros);
-  to.plan = choice.plan;
-  const std::string wrong = encode_maps(arguments, sums, to);
-  if (!wrong.empty()) return wrong + " (" + str(choice.plan) + ")";
-  const int64_t zero_bytes = kCounterBytes + (choice.pair() ? 0 : sums_bytes(problem));
+  auto* additional_sums =
+      choice.pair() ? nullptr : sums + sums_bytes(problem) / static_cast<int64_t>(sizeof(float));
+  int64_t zero_bytes = kCounterBytes;
+  if (!choice.pair()) zero_bytes += sums_bytes(problem) + additional_sums_bytes(problem);
   status = cudaMemsetAsync(zeros, 0, zero_bytes, stream);
   if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
-  if (status == cudaSuccess) {
+  const HopperBackwardPlan& plan = choice.plan;
+  HopperBackwardArguments to{};
+  to.origins = arguments.origins;
+  to.additional_sums = additional_sums;
+  to.plan = plan;
+  to.scale_first = problem.scale <= 0;
+  to.score_scale = static_cast<float>(problem.scale * 1.4426950408889634);
+  to.weight_factor = to.scale_first ? 1.f : to.score_scale;
+  const int most_ctas = device.multiprocessors * choice.instance->limits.resident;
+  const HopperBackwardColumns boxes = {choice.instance->line_columns, choice.instance->out_columns};
+  for (int launch = 0; launch < plan.launches() && status == cudaSuccess; ++launch) {
+    const int line = launch / plan.phases[2];
+    const int phase[kMaxRank] = {line / plan.phases[1], line % plan.phases[1],
+                                 launch % plan.phases[2]};
+    to.problem = phase_of(problem, plan.phases, phase);
+    to.items_taken = reinterpret_cast<int*>(zeros) + launch;
+    const std::string wrong = encode_maps(arguments, phase, boxes, sums, statistics, to);
+    if (!wrong.empty()) return wrong + " (" + str(plan) + ")";
     void* parameters[] = {&to};
-    status = cudaLaunchKernel(
-        choice.instance->kernel,
-        dim3(static_cast<unsigned>(std::min(choice.plan.items, device.multiprocessors))),
-        dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
-        static_cast<size_t>(choice.instance->shared_bytes), stream);
+    status = cudaLaunchKernel(choice.instance->kernel,
+                              dim3(static_cast<unsigned>(std::min(all_items(plan), most_ctas))),
+                              dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
+                              static_cast<size_t>(choice.instance->shared_bytes), stream);
   }
   if (status == cudaSuccess && choice.pair())
     return launch_hopper_query_gradient(choice.queries, arguments, statistics, device, stream);
   if (status == cudaSuccess) status = launch_rounding(arguments, sums, stream);
+  if (status == cudaSuccess && problem.additional > 0)
+    status = launch_additional_rounding(arguments, additional_sums, stream);
   if (status == cudaSuccess) return "";
   return std::string("launching the Hopper backward kernels: ") + cudaGetErrorString(status) +
          " (" + str(choice.plan) + ")";

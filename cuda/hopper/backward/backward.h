@@ -17,6 +17,8 @@ struct HopperBackwardInstance {
   const void* kernel;
   int threads;
   int shared_bytes;
+  int line_columns;  // of a box of keys, values, queries or cotangents
+  int out_columns;   // of a box of gradients of keys or values
 };
 
 // Those of an element type, defined where they are compiled.

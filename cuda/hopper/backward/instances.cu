@@ -14,9 +14,11 @@ template <int kHeadDim, bool kSums>
 HopperBackwardInstance instance() {
   using Shape = HopperBackwardShape<T, kHeadDim, kSums>;
   HopperBackwardInstance made{};
-  made.limits = {kHeadDim, Shape::kBlock, Shape::kWarpgroups, true};
+  made.limits = {kHeadDim, Shape::kBlock, Shape::kWarpgroups, true, Shape::kResident};
   made.limits.pass = kSums ? HopperPass::kGradients : HopperPass::kKeyGradient;
-  made.kernel = ptx::address_of(&hopper_backward_kernel<Shape>);
+  made.kernel = ptx::address_of(&hopper_backward_kernel<Shape>, Shape::kResident);
+  made.line_columns = Shape::kLineElements;
+  made.out_columns = Shape::kOutElements;
   made.threads = Shape::kThreads;
   made.shared_bytes = Shape::kSharedBytes;
   return made;
@@ -35,7 +37,8 @@ const std::vector<HopperBackwardInstance>& hopper_backward_instances<T>() {
 template <>
 const std::vector<HopperBackwardInstance>& hopper_key_gradient_instances<T>() {
 #define JAX_NA_ENTRY(head_dim) instance<head_dim, false>(),
-  static const std::vector<HopperBackwardInstance> table = {JAX_NA_HOPPER_BACKWARD(JAX_NA_ENTRY)};
+  static const std::vector<HopperBackwardInstance> table = {
+      JAX_NA_HOPPER_KEY_GRADIENT(JAX_NA_ENTRY)};
 #undef JAX_NA_ENTRY
   return table;
 }

@@ -43,9 +43,10 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
     for (int r = 0; r < 2; ++r) {
       int token[kMaxRank];
       const bool found = c.find_row(item, r, token);
-      int64_t at = static_cast<int64_t>(item.entry) * problem.heads + item.head;
+      int64_t at = (static_cast<int64_t>(item.entry) * problem.heads + item.head) *
+                   arguments.statistics_head;
 #pragma unroll
-      for (int a = 0; a < kMaxRank; ++a) at = at * problem.axes[a].query_count + token[a];
+      for (int a = 0; a < kMaxRank; ++a) at += token[a] * arguments.statistics_steps[a];
       const float2 of_row = found ? arguments.statistics[at] : make_float2(INFINITY, 0.f);
       lse[r] = of_row.x;
       delta[r] = of_row.y;
