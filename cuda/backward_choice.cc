@@ -34,20 +34,24 @@ BackwardChoice choose_backward(const Problem& problem, Stored stored, Precision 
   };
   choice.query_gradient = warps(Pass::kQueryGradient);
   choice.key_gradient = warps(Pass::kKeyGradient);
-  if (deterministic)
-    choice.hopper.refusal = "the pass is to be deterministic";
-  else
-    choice.hopper = choose_hopper_backward(problem, stored, device);
+  choice.hopper = choose_hopper_pair(problem, stored, device);
+  if (!deterministic) {
+    const HopperBackwardChoice sums = choose_hopper_backward(problem, stored, device);
+    const bool pair = choice.hopper.instance != nullptr &&
+                      (sums.instance == nullptr || choice.hopper.plan.clocks < sums.plan.clocks);
+    if (!pair) choice.hopper = sums;
+  }
   choice.is_hopper = choice.hopper.instance != nullptr &&
                      (!has_warps(choice) || choice.hopper.plan.clocks < hopper_clocks(choice));
   return choice;
 }
 
 std::string explain(const BackwardChoice& choice) {
-  const std::string hopper =
+  std::string hopper =
       "sm_90a: " + (choice.hopper.instance == nullptr
                         ? choice.hopper.refusal
                         : clocks(choice.hopper.plan.clocks) + str(choice.hopper.plan));
+  if (choice.hopper.pair()) hopper += ", and " + str(choice.hopper.queries.plan);
   const std::string warps =
       "warps: " + (has_warps(choice)
                        ? clocks(hopper_clocks(choice)) + str(choice.query_gradient.sweep) +

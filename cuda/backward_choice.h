@@ -17,8 +17,8 @@ struct BackwardChoice {
   bool is_hopper = false;
 };
 
-// The Hopper kernel adds up the gradient of the queries in any order: never where the pass is to be
-// deterministic.
+// A single Hopper kernel adds up the gradient of the queries in any order: never where the pass is
+// to be deterministic. A pair of them does not, nor do the kernels for every GPU.
 BackwardChoice choose_backward(const Problem& problem, Stored stored, Precision precision,
                                const Device& device, bool deterministic);
 

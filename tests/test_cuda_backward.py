@@ -34,12 +34,22 @@ def test_large_windows_run_the_hopper_kernel(head_dim, dtype):
     assert "rather than warps: " in text
 
 
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_deterministic_passes_run_two_hopper_kernels(head_dim, dtype):
+    text = choice(problem((40, 40), (128, 128), head_dim), dtype, deterministic=True)
+    first, second = text.split("\n")[0].split(", and ")
+    assert first.startswith("sm_90a: ")
+    assert "keys 1x" in first.split("warpgroups")[0]
+    assert second.startswith("queries 1x")
+
+
 @pytest.mark.parametrize(
     ("reason", "options", "dtype", "deterministic"),
     [
         ("neither bfloat16 nor float16", {}, "float32", False),
         ("a relative position bias", {"bias": 1}, "bfloat16", False),
-        ("to be deterministic", {}, "bfloat16", True),
+        ("a relative position bias", {"bias": 1}, "bfloat16", True),
     ],
 )
 def test_other_problems_run_the_kernels_for_every_gpu(reason, options, dtype, deterministic):

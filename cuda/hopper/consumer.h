@@ -153,6 +153,19 @@ struct HopperConsumer {
     }
   }
 
+  // Finds row `row + 8 * r` of an item in the tensor; false where it is not there.
+  __device__ __forceinline__ bool find_row(const HopperItem& item, int r,
+                                           int (&token)[kMaxRank]) const {
+    const uint32_t places = control.places[warpgroup][row + 8 * r];
+    bool found = exists(r);
+#pragma unroll
+    for (int a = 0; a < kMaxRank; ++a) {
+      const int place = place_along(places, a);
+      found = found && place < item.axis[a].rows;
+      token[a] = item.axis[a].row + place * arguments.problem.axes[a].dilation;
+    }
+    return found;
+  }
   // The factors that normalise the rows of the item in `slot`, and its log-sum-exps.
   __device__ __forceinline__ void finish_sums(int slot, LazySoftmax& softmax, float (&inverse)[2]) {
     const HopperItem& item = control.items[slot];
@@ -161,16 +174,11 @@ struct HopperConsumer {
     if (lane % 4 != 0) return;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const uint32_t places = control.places[warpgroup][row + 8 * r];
-      bool stored = exists(r);
+      int token[kMaxRank];
+      const bool stored = find_row(item, r, token);
       int64_t at = item.entry * arguments.lse_entry + item.head;
 #pragma unroll
-      for (int a = 0; a < kMaxRank; ++a) {
-        const int place = place_along(places, a);
-        stored = stored && place < item.axis[a].rows;
-        at += arguments.lse_steps[a] *
-              (item.axis[a].row + place * arguments.problem.axes[a].dilation);
-      }
+      for (int a = 0; a < kMaxRank; ++a) at += arguments.lse_steps[a] * token[a];
       if (stored) arguments.lse[at] = lse[r];
     }
   }

@@ -40,15 +40,22 @@ int needed_tiles(const AxisItem& item, const HopperPlan& plan, int which, int wa
 
 HopperPrices hopper_prices(const HopperLimits& limits) {
   const double pairs = static_cast<double>(limits.warpgroups) * kWarpgroupRows * limits.block;
-  if (limits.rows_are_keys && limits.resident == 2) {
-    return {1830, pairs * 0.0635, 2900, 15000};
-  } else if (limits.rows_are_keys && limits.head_dim > 128) {
-    return {20.0 * limits.head_dim + 1000, pairs * 0.02, 8000, 20000};
-  } else if (limits.rows_are_keys) {
-    const double products = pairs * 10 * limits.head_dim / 4096;
-    const double rest = pairs * 0.22;
-    const double both = std::sqrt(std::hypot(products * products, rest * rest));
-    return {both + 1000, pairs * 0.01, 5000, 20000};
+  // Of so many products, and the arithmetic between them.
+  auto gradients = [&](int count, double arithmetic, double more) {
+    const double products = pairs * 2 * count * limits.head_dim / 4096, rest = pairs * arithmetic;
+    return std::sqrt(std::hypot(products * products, rest * rest)) + more;
+  };
+  switch (limits.pass) {
+    case HopperPass::kGradients:
+      if (limits.resident == 2) return {1830, pairs * 0.0635, 2900, 15000};
+      if (limits.head_dim > 128) return {20.0 * limits.head_dim + 1000, pairs * 0.02, 8000, 20000};
+      return {gradients(5, 0.22, 1000), pairs * 0.01, 5000, 20000};
+    case HopperPass::kKeyGradient:
+      return {gradients(4, 0.2, 800), pairs * 0.01, 4000, 15000};
+    case HopperPass::kQueryGradient:
+      return {gradients(3, 0.13, 800), pairs * 0.01, 4000, 15000};
+    case HopperPass::kForward:
+      break;
   }
   // What dense problems take with two CTAs on a multiprocessor.
   if (limits.resident == 2)

@@ -59,6 +59,7 @@ __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
   "%24, %25, %26, %27, %28, %29, %30, %31"
 #define JAX_NA_D32 ", %32, %33, %34, %35, %36, %37, %38, %39, " \
   "%40, %41, %42, %43, %44, %45, %46, %47"
+#define JAX_NA_D32_HALF ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define JAX_NA_D48 ", %48, %49, %50, %51, %52, %53, %54, %55, " \
   "%56, %57, %58, %59, %60, %61, %62, %63"
 #define JAX_NA_D64 ", %64, %65, %66, %67, %68, %69, %70, %71, " \
@@ -76,6 +77,7 @@ __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
 #define JAX_NA_D_16 JAX_NA_D0
 #define JAX_NA_D_32 JAX_NA_D0 JAX_NA_D8
 #define JAX_NA_D_64 JAX_NA_D_32 JAX_NA_D16
+#define JAX_NA_D_80 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32_HALF
 #define JAX_NA_D_96 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32
 #define JAX_NA_D_128 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32 JAX_NA_D48
 #define JAX_NA_D_192 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32 JAX_NA_D48 JAX_NA_D64 JAX_NA_D80
@@ -85,6 +87,8 @@ __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
   JAX_NA_INOUT16(0)
 #define JAX_NA_INOUT_64 \
   JAX_NA_INOUT16(0), JAX_NA_INOUT16(16)
+#define JAX_NA_INOUT_80 \
+  JAX_NA_INOUT16(0), JAX_NA_INOUT16(16), JAX_NA_INOUT4(32), JAX_NA_INOUT4(36)
 #define JAX_NA_INOUT_96 \
   JAX_NA_INOUT16(0), JAX_NA_INOUT16(16), JAX_NA_INOUT16(32)
 #define JAX_NA_INOUT_128 \
@@ -138,6 +142,8 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], uint64_t a, uint
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 32, "0, 0", "%16", "%17", "%18");
   } else if constexpr (kColumns == 64) {
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 64, "0, 0", "%32", "%33", "%34");
+  } else if constexpr (kColumns == 80) {
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 80, "0, 0", "%40", "%41", "%42");
   } else if constexpr (kColumns == 96) {
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 96, "0, 0", "%48", "%49", "%50");
   } else if constexpr (kColumns == 128) {
@@ -207,6 +213,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const uint32_t (
 #undef JAX_NA_D8
 #undef JAX_NA_D16
 #undef JAX_NA_D32
+#undef JAX_NA_D32_HALF
 #undef JAX_NA_D48
 #undef JAX_NA_D64
 #undef JAX_NA_D80
@@ -217,6 +224,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const uint32_t (
 #undef JAX_NA_D_16
 #undef JAX_NA_D_32
 #undef JAX_NA_D_64
+#undef JAX_NA_D_80
 #undef JAX_NA_D_96
 #undef JAX_NA_D_128
 #undef JAX_NA_D_192
@@ -224,6 +232,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const uint32_t (
 #undef JAX_NA_INOUT_16
 #undef JAX_NA_INOUT_32
 #undef JAX_NA_INOUT_64
+#undef JAX_NA_INOUT_80
 #undef JAX_NA_INOUT_96
 #undef JAX_NA_INOUT_128
 #undef JAX_NA_INOUT_192

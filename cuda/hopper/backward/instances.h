@@ -3,6 +3,11 @@
 // X(head_dim)
 #pragma once
 
+// Those that leave the gradient of the queries to another kernel.
+#define JAX_NA_HOPPER_KEY_GRADIENT(X) \
+  X(64)                               \
+  X(128)
+
 #define JAX_NA_HOPPER_BACKWARD(X) \
   X(32)                           \
   X(64)                           \

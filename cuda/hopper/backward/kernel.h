@@ -11,6 +11,7 @@
 
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/consumer.h"
+#include "cuda/hopper/backward/keys.h"
 #include "cuda/hopper/backward/light.h"
 #include "cuda/hopper/backward/masker.h"
 #include "cuda/hopper/backward/producer.h"
@@ -81,7 +82,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     }
   } else {
     ptx::take_registers<Shape::kComputeRegisters>();
-    if constexpr (Shape::kWide)
+    if constexpr (!Shape::kSums)
+      consume_keys(arguments, control, base, warpgroup);
+    else if constexpr (Shape::kWide)
       consume_wide(arguments, control, base, warpgroup);
     else if constexpr (Shape::kResident == 1)
       consume(arguments, control, base, warpgroup);

@@ -60,8 +60,9 @@ std::string encode_maps(const Backward& from, const int (&phase)[kMaxRank],
                     plan.phases, phase);
   };
   constexpr int kSumColumns = 32;
-  fill(to.sums, false, by_head(sums, sum_features(problem.head_dim)),
-       box(kSumColumns, plan.columns));
+  if (sums != nullptr)
+    fill(to.sums, false, by_head(sums, sum_features(problem.head_dim)),
+         box(kSumColumns, plan.columns));
   const MappedTensor of = by_head(statistics, 1);
   to.statistics = statistics + of.first;
   to.statistics_head = of.entry;

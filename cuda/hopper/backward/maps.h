@@ -19,7 +19,7 @@ constexpr int sum_features(int head_dim) {
 }
 
 // Fills what `to` knows of the tensors: maps, and where statistics are, for the launch of `phase`,
-// whose plan and problem are in `to`. Returns an empty text or what is wrong.
+// whose plan and problem are in `to`; `sums` may be null. Returns an empty text or what is wrong.
 std::string encode_maps(const Backward& from, const int (&phase)[kMaxRank],
                         const HopperBackwardColumns& boxes, const float* sums,
                         const float2* statistics, HopperBackwardArguments& to);

@@ -9,11 +9,13 @@
 
 namespace jax_na::cuda {
 
-// Sizes and elements of a compiled kernel. Rows are keys, columns are queries.
-template <typename T, int kHeadDimension>
+// Sizes and elements of a compiled kernel. Rows are keys, columns are queries. Without sums it
+// leaves the gradient of the queries to another kernel.
+template <typename T, int kHeadDimension, bool kWithSums>
 struct HopperBackwardShape {
   using Element = T;
   static constexpr int kHeadDim = kHeadDimension;
+  static constexpr bool kSums = kWithSums;
   static constexpr int kBlock = 64;
   static constexpr int kWarpgroups = 2;
   static constexpr int kThreads = 128 * (1 + kWarpgroups);
@@ -46,8 +48,8 @@ struct HopperBackwardShape {
   static constexpr int kOutPanelBytes =
       kOutAsKeys ? kRowPanelBytes : kWarpgroupRows * kOutElements * 2;
   static constexpr int kOutPartBytes = kOutAsKeys ? kPartBytes : kRowBytes / kWarpgroups;
-  // The gradients of scores: rows of keys, of the queries of a tile.
-  static constexpr int kDscoreBytes = kRows * kPanelRowBytes;
+  // The gradients of scores: rows of keys, of the queries of a tile. Only the sums need them here.
+  static constexpr int kDscoreBytes = kSums ? kRows * kPanelRowBytes : 0;
   static constexpr int kDscoreBuffers = kWide ? 1 : 2;
   // Weights, where not only the warpgroup that made them needs them.
   static constexpr int kWeightBytes = kWide ? kDscoreBytes : 0;
@@ -59,7 +61,7 @@ struct HopperBackwardShape {
   // Warpgroups whose columns fill whole rows have a part of their own; else there is one for both.
   static constexpr int kSumParts = kSumColumns % kSumElements == 0 ? kWarpgroups : 1;
   static constexpr int kSumPanels = kWarpgroups * kSumColumns / kSumElements / kSumParts;
-  static constexpr int kSumBytes = kSumPanels * kSumPanelBytes;  // of a part
+  static constexpr int kSumBytes = kSums ? kSumPanels * kSumPanelBytes : 0;  // of a part
   // A wide head's features are added in two rounds. In the first a part has a panel of 64 to
   // itself; in the second it has the next one, or half of the one between them.
   static constexpr int kSumRounds = kWide ? 2 : 1;
@@ -74,7 +76,7 @@ struct HopperBackwardShape {
   }
 
   // With room for them, the keys and values of an item are fetched while the one before runs.
-  static constexpr int kRowBuffers = kHeadDim > 64 ? 1 : 2;
+  static constexpr int kRowBuffers = kSums && kHeadDim > 64 ? 1 : 2;
   static constexpr int kQueryStages = kWide ? 2 : 3;
   static constexpr int kDoutStages = kResident == 2 ? 3 : kHeadDim > 192 ? 1 : 2;
   static constexpr int kControlBytes = (kResident == 2 ? 14 : 16) * 1024;  // at most

@@ -136,7 +136,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     while (more && known < done + kItemsKnown) more = describe_next();
     const HopperItem& item = control.items[done % kItemsKnown];
     if (item.last) break;
-    if (ptx::lane() == 0) {
+    if (Shape::kSums && ptx::lane() == 0) {
       const int total = item.total;
       TileWalk tile(item, problem.group());
       for (int i = 0; i < total; ++i) {
