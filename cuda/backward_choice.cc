@@ -5,10 +5,14 @@
 namespace jax_na::cuda {
 namespace {
 
-// The prediction of the kernels of warps, on the scale of those of the Hopper kernels, by a
-// factor that chose the faster ones where both were measured.
+// Chose the faster kernels where both were measured.
+double factor_of(const Problem& problem) {
+  return problem.head_dim > 64 ? 1.5 : problem.head_dim > 32 ? 1.8 : 1.3;
+}
+
+// The prediction of the kernels of warps, on the scale of those of the Hopper kernels.
 double hopper_clocks(const BackwardChoice& choice) {
-  return 1.5 * (choice.query_gradient.clocks + choice.key_gradient.clocks);
+  return choice.warps_factor * (choice.query_gradient.clocks + choice.key_gradient.clocks);
 }
 
 bool has_warps(const BackwardChoice& choice) {
@@ -24,25 +28,30 @@ std::string clocks(double count) {
 BackwardChoice choose_backward(const Problem& problem, Stored stored, Precision precision,
                                const Device& device, bool deterministic) {
   BackwardChoice choice;
+  choice.warps_factor = factor_of(problem);
   auto warps = [&](Pass pass) {
     return choose(instances_of(pass, stored), pass, problem, precision, device);
   };
   choice.query_gradient = warps(Pass::kQueryGradient);
   choice.key_gradient = warps(Pass::kKeyGradient);
-  if (deterministic)
-    choice.hopper.refusal = "the pass is to be deterministic";
-  else
-    choice.hopper = choose_hopper_backward(problem, stored, device);
+  choice.hopper = choose_hopper_pair(problem, stored, device);
+  if (!deterministic) {
+    const HopperBackwardChoice sums = choose_hopper_backward(problem, stored, device);
+    const bool pair = choice.hopper.instance != nullptr &&
+                      (sums.instance == nullptr || choice.hopper.plan.clocks < sums.plan.clocks);
+    if (!pair) choice.hopper = sums;
+  }
   choice.is_hopper = choice.hopper.instance != nullptr &&
                      (!has_warps(choice) || choice.hopper.plan.clocks < hopper_clocks(choice));
   return choice;
 }
 
 std::string explain(const BackwardChoice& choice) {
-  const std::string hopper =
+  std::string hopper =
       "sm_90a: " + (choice.hopper.instance == nullptr
                         ? choice.hopper.refusal
                         : clocks(choice.hopper.plan.clocks) + str(choice.hopper.plan));
+  if (choice.hopper.pair()) hopper += ", and " + str(choice.hopper.queries.plan);
   const std::string warps =
       "warps: " + (has_warps(choice)
                        ? clocks(hopper_clocks(choice)) + str(choice.query_gradient.sweep) +

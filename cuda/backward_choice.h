@@ -13,11 +13,12 @@ namespace jax_na::cuda {
 struct BackwardChoice {
   HopperBackwardChoice hopper;
   Choice query_gradient, key_gradient;  // of the kernels for every GPU
+  double warps_factor = 1;              // of what is predicted for these, on the scale of the other
   bool is_hopper = false;
 };
 
-// The Hopper kernel adds up the gradient of the queries in any order: never where the pass is to be
-// deterministic.
+// A single Hopper kernel adds up the gradient of the queries in any order: never where the pass is
+// to be deterministic. A pair of them does not, nor do the kernels for every GPU.
 BackwardChoice choose_backward(const Problem& problem, Stored stored, Precision precision,
                                const Device& device, bool deterministic);
 

@@ -74,12 +74,17 @@ jax_na_cuda_kernels(hopper_backward_bfloat16 cuda/hopper/backward/instances.cu
   JAX_NA_ELEMENT=__nv_bfloat16)
 jax_na_cuda_kernels(hopper_backward_float16 cuda/hopper/backward/instances.cu JAX_NA_ELEMENT=__half)
 jax_na_cuda_kernels(hopper_backward_around cuda/hopper/backward/around.cu)
+jax_na_cuda_kernels(hopper_query_gradient_bfloat16 cuda/hopper/query_gradient/instances.cu
+  JAX_NA_ELEMENT=__nv_bfloat16)
+jax_na_cuda_kernels(hopper_query_gradient_float16 cuda/hopper/query_gradient/instances.cu
+  JAX_NA_ELEMENT=__half)
 
 set(launches cuda/backward_choice.cc cuda/device.cc cuda/dispatch.cc cuda/forward_choice.cc cuda/fused.cc cuda/plan.cc
   cuda/gemm/gemm.cc
   cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/maps.cc
   cuda/hopper/plan.cc cuda/hopper/tensor_map.cc
   cuda/hopper/backward/backward.cc cuda/hopper/backward/maps.cc cuda/hopper/backward/plan.cc
+  cuda/hopper/query_gradient/query_gradient.cc
   cuda/naive/naive.cc)
 target_sources(_core PRIVATE ${launches}
   cuda/handlers.cc cuda/naive/handlers.cc ffi/unfused_arguments.cc)

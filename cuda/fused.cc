@@ -30,13 +30,15 @@ int64_t rows_bytes(const Problem& problem) {
 
 }  // namespace
 
-// Of the kernels for every GPU, which are deterministic: first what there is of every row, then
-// what one pass at a time needs. Which kernels run is known only where the device is.
+// Of the kernels for every GPU first what there is of every row, then what one pass at a time
+// needs. Which kernels run is known only where the device is.
 int64_t fused_backward_workspace(const Problem& problem, Stored stored, bool deterministic) {
   const int64_t sums = problem.bias_batch > 0 ? bias_sums_bytes(problem) : 0;
   const int64_t warps =
       rows_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
-  return deterministic ? warps : std::max(warps, hopper_backward_workspace(problem, stored));
+  const int64_t same_bits = std::max(warps, hopper_pair_workspace(problem, stored));
+  return deterministic ? same_bits
+                       : std::max(same_bits, hopper_backward_workspace(problem, stored));
 }
 
 std::string fused_backward(const Backward& arguments, bool deterministic, cudaStream_t stream) {

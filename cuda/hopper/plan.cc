@@ -47,17 +47,15 @@ bool whole(const Axis& axis) {
 }
 
 // Launches along each axis: the fewest that leave a dilation that the copy engine steps over, and
-// more for wider boxes. Where the tokens of a slab are is only known on the device, so it has one;
-// the backward pass has one too.
-std::vector<Triple> phases_of(const Problem& problem, const HopperLimits& limits) {
+// more for wider boxes. Where the tokens of a slab are is only known on the device, so it has one.
+std::vector<Triple> phases_of(const Problem& problem) {
   std::vector<Triple> all;
   for (int most = kMostElementStride; most >= 1; most /= 2) {
     Triple phases = {1, 1, 1};
     bool legal = true;
     for (int a = 0; a < kMaxRank; ++a) {
       const int dilation = problem.axes[a].dilation;
-      const bool one = limits.rows_are_keys || !whole(problem.axes[a]);
-      int step = one ? dilation : std::min(most, dilation);
+      int step = whole(problem.axes[a]) ? std::min(most, dilation) : dilation;
       while (dilation % step != 0) --step;
       phases[a] = dilation / step;
       legal = legal && step <= kMostElementStride;
@@ -114,18 +112,16 @@ void search(const Problem& problem, const HopperLimits& limits, int multiprocess
       for (int a = 0; a < kMaxRank; ++a) lines[a] = &cost.axis(a).line(rows[a], warpgroups[a]);
       for (size_t k = 0; k < column_boxes.size(); ++k) {
         const Triple& columns = column_boxes[k];
-        double tiles = cost.heads(), sure = cost.heads();
+        TileCounts tiles(cost.heads());
         bool legal = true;
         for (int a = 0; a < kMaxRank; ++a) {
           const AxisSums& sums = cost.axis(a).of(*lines[a], rows[a], warpgroups[a], columns[a]);
-          tiles *= sums.tiles;
-          sure *= sums.sure;
+          tiles.along(sums);
           legal = legal && sums.legal;
         }
         if (!legal) continue;
         const double additional = items * cost.lines(volume(columns));
-        const double masked =
-            cost.masked(tiles, sure, additional, volume(row_box), volume(columns));
+        const double masked = cost.masked(tiles, additional, volume(row_box), volume(columns));
         const double clocks = cost.clocks(items, tiles, masked, additional);
         if (clocks >= by_rows.clocks && clocks >= by_columns[k].clocks) continue;
         const Candidate found = {
@@ -167,7 +163,7 @@ Problem phase_of(const Problem& problem, const int (&phases)[kMaxRank],
 std::vector<HopperPlan> hopper_plans(const Problem& problem, const HopperLimits& limits,
                                      int multiprocessors, int most) {
   std::vector<Candidate> candidates;
-  for (const Triple& phases : phases_of(problem, limits))
+  for (const Triple& phases : phases_of(problem))
     search(problem, limits, multiprocessors, phases, candidates);
   std::stable_sort(candidates.begin(), candidates.end(),
                    [](const Candidate& a, const Candidate& b) { return a.clocks < b.clocks; });

@@ -54,6 +54,14 @@ struct HopperPlan {
   }
 };
 
+// What a kernel computes.
+enum class HopperPass {
+  kForward,
+  kGradients,      // of queries, keys and values
+  kKeyGradient,    // of keys and values
+  kQueryGradient,  // of queries
+};
+
 // A compiled kernel, as the planner sees it.
 struct HopperLimits {
   int head_dim;
@@ -61,6 +69,7 @@ struct HopperLimits {
   int warpgroups;  // of 64 rows
   bool rows_are_keys = false;
   int resident = 1;  // CTAs of a multiprocessor
+  HopperPass pass = HopperPass::kForward;
 };
 
 constexpr int kMostBoxSide = 256;      // of the copy engine, in steps of the tensor

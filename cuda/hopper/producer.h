@@ -17,8 +17,8 @@ struct TileBox {
   bool window;
 };
 
-template <typename Shape>
-__device__ inline void produce(const HopperArguments& arguments, HopperControl<Shape>& control,
+template <typename Shape, typename Arguments>
+__device__ inline void produce(const Arguments& arguments, HopperControl<Shape>& control,
                                uint32_t base) {
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
@@ -63,13 +63,17 @@ __device__ inline void produce(const HopperArguments& arguments, HopperControl<S
       ptx::mbarrier_wait(ptx::shared_address(&control.empty_query[buffer][w]),
                          query_place.parity ^ 1);
       const uint32_t full = ptx::shared_address(&control.full_query[buffer][w]);
-      ptx::mbarrier_arrive_expect(full, Shape::kPanels * plan.row_count() * kPanelRowBytes);
-      load(&arguments.query,
-           base + Shape::kQueryAt + (buffer * Shape::kWarpgroups + w) * Shape::kQueryBytes,
-           Shape::kRowPanelBytes, full, item.head,
-           item.axis[2].row + plan.offset(w, 2) * problem.axes[2].dilation,
-           item.axis[1].row + plan.offset(w, 1) * problem.axes[1].dilation,
-           item.axis[0].row + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
+      ptx::mbarrier_arrive_expect(
+          full, Shape::kQueryTensors * Shape::kPanels * plan.row_count() * kPanelRowBytes);
+      auto load_part = [&](const CUtensorMap* map, int at) {
+        load(map, base + at + (buffer * Shape::kWarpgroups + w) * Shape::kQueryBytes,
+             Shape::kRowPanelBytes, full, item.head,
+             item.axis[2].row + plan.offset(w, 2) * problem.axes[2].dilation,
+             item.axis[1].row + plan.offset(w, 1) * problem.axes[1].dilation,
+             item.axis[0].row + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
+      };
+      load_part(&arguments.query, Shape::kQueryAt);
+      if constexpr (Shape::kQueryTensors == 2) load_part(&arguments.dout, Shape::kDoutAt);
     }
     query_place.next();
   };

@@ -34,7 +34,8 @@ struct HopperShape {
                 "more registers than there are");
   static constexpr int kPanels = (kHeadDim + kPanelElements - 1) / kPanelElements;
   static constexpr int kRowPanelBytes = kWarpgroupRows * kPanelRowBytes;
-  static constexpr int kQueryBytes = kPanels * kRowPanelBytes;  // of a warpgroup
+  static constexpr int kQueryTensors = 1;                       // that have the rows of queries
+  static constexpr int kQueryBytes = kPanels * kRowPanelBytes;  // of a warpgroup, in each of them
   static constexpr int kStagePanelBytes = kBlock * kPanelRowBytes;
   static constexpr int kStageBytes = kPanels * kStagePanelBytes;
   // Results leave in panels that the head dimension is a multiple of.
@@ -69,10 +70,13 @@ struct HopperShape {
 // Items that are described at a time.
 constexpr int kItemsKnown = 3;
 
-// What a warpgroup sees of a tile: bits of its rows' columns, unless it sees all of them.
+// What a warpgroup sees of a tile: bits of its rows' columns, unless it sees all of them. Only the
+// masks of light consumers tell nothing from something.
 struct TileMask {
+  enum Seen : int { kNothing, kSomething, kEverything };
+
   uint32_t word[kWarpgroupRows][4];
-  int sure;
+  Seen seen;
 };
 
 // What the warps tell each other.

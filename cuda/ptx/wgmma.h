@@ -13,13 +13,15 @@
 
 namespace jax_na::cuda::ptx {
 
-// An operand in shared memory as rows of 128 bytes that are swizzled by their address, in groups of
-// eight rows. Rows are of the operand's 64 inner elements; further inner elements are in a further
-// panel of rows, `panel_bytes` on, which matters to transposed operands alone.
+// An operand in shared memory as rows of 128 bytes, or of 64, that are swizzled by their address,
+// in groups of eight rows. Rows are of the operand's 64 (32) inner elements; further inner elements
+// are in a further panel of rows, `panel_bytes` on, which matters to transposed operands alone.
+template <int kRowBytes = 128>
 __device__ __forceinline__ uint64_t wgmma_operand(uint32_t address, uint32_t panel_bytes) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  constexpr uint64_t kEightRows = uint64_t{1024 >> 4} << 32;
-  return kSwizzle128 | kEightRows | (uint64_t{panel_bytes >> 4} << 16) | ((address & 0x3ffff) >> 4);
+  static_assert(kRowBytes == 128 || kRowBytes == 64, "a swizzle that is used");
+  constexpr uint64_t kSwizzle = uint64_t{kRowBytes == 128 ? 1 : 2} << 62;
+  constexpr uint64_t kEightRows = uint64_t{8 * kRowBytes >> 4} << 32;
+  return kSwizzle | kEightRows | (uint64_t{panel_bytes >> 4} << 16) | ((address & 0x3ffff) >> 4);
 }
 // The operand `bytes` further on, with bytes a multiple of 16.
 __device__ __forceinline__ uint64_t wgmma_advance(uint64_t operand, int bytes) {
@@ -51,12 +53,13 @@ __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
 }
 
 // clang-format off
-#define JAX_NA_D0 "%0, %1, %2, %3, %4, %5, %6, %7, " \
-  "%8, %9, %10, %11, %12, %13, %14, %15"
+#define JAX_NA_D0 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define JAX_NA_D8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define JAX_NA_D16 ", %16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31"
 #define JAX_NA_D32 ", %32, %33, %34, %35, %36, %37, %38, %39, " \
   "%40, %41, %42, %43, %44, %45, %46, %47"
+#define JAX_NA_D32_HALF ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define JAX_NA_D48 ", %48, %49, %50, %51, %52, %53, %54, %55, " \
   "%56, %57, %58, %59, %60, %61, %62, %63"
 #define JAX_NA_D64 ", %64, %65, %66, %67, %68, %69, %70, %71, " \
@@ -71,16 +74,21 @@ __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
 #define JAX_NA_INOUT16(b) \
   JAX_NA_INOUT4(b), JAX_NA_INOUT4(b + 4), JAX_NA_INOUT4(b + 8), JAX_NA_INOUT4(b + 12)
 
-#define JAX_NA_D_32 JAX_NA_D0
-#define JAX_NA_D_64 JAX_NA_D0 JAX_NA_D16
-#define JAX_NA_D_96 JAX_NA_D0 JAX_NA_D16 JAX_NA_D32
-#define JAX_NA_D_128 JAX_NA_D0 JAX_NA_D16 JAX_NA_D32 JAX_NA_D48
-#define JAX_NA_D_192 JAX_NA_D0 JAX_NA_D16 JAX_NA_D32 JAX_NA_D48 JAX_NA_D64 JAX_NA_D80
-#define JAX_NA_D_256 JAX_NA_D0 JAX_NA_D16 JAX_NA_D32 JAX_NA_D48 JAX_NA_D64 JAX_NA_D80 JAX_NA_D96 JAX_NA_D112
+#define JAX_NA_D_16 JAX_NA_D0
+#define JAX_NA_D_32 JAX_NA_D0 JAX_NA_D8
+#define JAX_NA_D_64 JAX_NA_D_32 JAX_NA_D16
+#define JAX_NA_D_80 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32_HALF
+#define JAX_NA_D_96 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32
+#define JAX_NA_D_128 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32 JAX_NA_D48
+#define JAX_NA_D_192 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32 JAX_NA_D48 JAX_NA_D64 JAX_NA_D80
+#define JAX_NA_D_256 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32 JAX_NA_D48 JAX_NA_D64 JAX_NA_D80 JAX_NA_D96 JAX_NA_D112
+#define JAX_NA_INOUT_16 JAX_NA_INOUT4(0), JAX_NA_INOUT4(4)
 #define JAX_NA_INOUT_32 \
   JAX_NA_INOUT16(0)
 #define JAX_NA_INOUT_64 \
   JAX_NA_INOUT16(0), JAX_NA_INOUT16(16)
+#define JAX_NA_INOUT_80 \
+  JAX_NA_INOUT16(0), JAX_NA_INOUT16(16), JAX_NA_INOUT4(32), JAX_NA_INOUT4(36)
 #define JAX_NA_INOUT_96 \
   JAX_NA_INOUT16(0), JAX_NA_INOUT16(16), JAX_NA_INOUT16(32)
 #define JAX_NA_INOUT_128 \
@@ -134,6 +142,8 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], uint64_t a, uint
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 32, "0, 0", "%16", "%17", "%18");
   } else if constexpr (kColumns == 64) {
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 64, "0, 0", "%32", "%33", "%34");
+  } else if constexpr (kColumns == 80) {
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 80, "0, 0", "%40", "%41", "%42");
   } else if constexpr (kColumns == 96) {
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 96, "0, 0", "%48", "%49", "%50");
   } else if constexpr (kColumns == 128) {
@@ -148,8 +158,12 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], uint64_t a, uint
 template <typename T, int kColumns>
 __device__ __forceinline__ void wgmma_by_rows(float (&d)[kColumns / 2], uint64_t a, uint64_t b,
                                               int add) {
-  if constexpr (kColumns == 64) {
+  if constexpr (kColumns == 32) {
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 32, "0, 1", "%16", "%17", "%18");
+  } else if constexpr (kColumns == 64) {
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 64, "0, 1", "%32", "%33", "%34");
+  } else if constexpr (kColumns == 96) {
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 96, "0, 1", "%48", "%49", "%50");
   } else if constexpr (kColumns == 128) {
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 128, "0, 1", "%64", "%65", "%66");
   } else {
@@ -162,7 +176,9 @@ __device__ __forceinline__ void wgmma_by_rows(float (&d)[kColumns / 2], uint64_t
 template <typename T, int kColumns>
 __device__ __forceinline__ void wgmma_by_depth(float (&d)[kColumns / 2], uint64_t a, uint64_t b,
                                                int add) {
-  if constexpr (kColumns == 32) {
+  if constexpr (kColumns == 16) {
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 16, "1, 1", "%8", "%9", "%10");
+  } else if constexpr (kColumns == 32) {
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 32, "1, 1", "%16", "%17", "%18");
   } else if constexpr (kColumns == 64) {
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 64, "1, 1", "%32", "%33", "%34");
@@ -194,8 +210,10 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const uint32_t (
 }
 
 #undef JAX_NA_D0
+#undef JAX_NA_D8
 #undef JAX_NA_D16
 #undef JAX_NA_D32
+#undef JAX_NA_D32_HALF
 #undef JAX_NA_D48
 #undef JAX_NA_D64
 #undef JAX_NA_D80
@@ -203,14 +221,18 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const uint32_t (
 #undef JAX_NA_D112
 #undef JAX_NA_INOUT4
 #undef JAX_NA_INOUT16
+#undef JAX_NA_D_16
 #undef JAX_NA_D_32
 #undef JAX_NA_D_64
+#undef JAX_NA_D_80
 #undef JAX_NA_D_96
 #undef JAX_NA_D_128
 #undef JAX_NA_D_192
 #undef JAX_NA_D_256
+#undef JAX_NA_INOUT_16
 #undef JAX_NA_INOUT_32
 #undef JAX_NA_INOUT_64
+#undef JAX_NA_INOUT_80
 #undef JAX_NA_INOUT_96
 #undef JAX_NA_INOUT_128
 #undef JAX_NA_INOUT_192

@@ -259,11 +259,13 @@ def expect_small(found, plain, kind, problem, *label):
         assert error <= limit, (problem, *label, str(kind), name, error, plain[name], scale)
 
 
-def check(problem, kind, seed=0, record=None):
+def check(problem, kind, seed=0, record=None, **options):
     """Asserts that the kernels' errors are at most twice those of plain JAX."""
     given, cotangents, expected = case(problem, kind.dtype, seed)
     with jax.enable_x64(kind.dtype == "float64"):
-        results = with_gradients(problem, kind.implementation, kind.precision, given, cotangents)
+        results = with_gradients(
+            problem, kind.implementation, kind.precision, given, cotangents, **options
+        )
     found = errors(results, expected)
     plain = plain_errors(problem, kind.dtype, kind.plain_precision, seed)
     if record is not None:

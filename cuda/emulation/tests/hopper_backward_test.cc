@@ -13,6 +13,7 @@
 #include "cuda/emulation/block.h"
 #include "cuda/emulation/tests/run.h"
 #include "cuda/hopper/backward/backward.h"
+#include "cuda/hopper/query_gradient/query_gradient.h"
 #include "cuda/launch.h"
 
 namespace jax_na::emulation {
@@ -26,7 +27,13 @@ cuda::HopperBackwardChoice choice_of(const Problem& problem, Stored stored) {
   return cuda::choose_hopper_backward(problem, stored, device);
 }
 
-const Implementation kHopper = {
+cuda::HopperBackwardChoice pair_of(const Problem& problem, Stored stored) {
+  cuda::Device device;
+  cuda::current_device(device);
+  return cuda::choose_hopper_pair(problem, stored, device);
+}
+
+const Implementation kSums = {
     [](const Forward& f) { return cuda::fused_forward(f, nullptr); },
     [](const Backward& b) {
       cuda::HopperBackwardChoice choice = choice_of(b.problem, b.stored);
@@ -35,21 +42,46 @@ const Implementation kHopper = {
     },
     [](const Problem& p) { return cuda::hopper_backward_workspace(p, Stored::kBFloat16); }};
 
+// With every kernel for the gradient of the queries in turn, whichever is the best one.
+const Implementation kPair = {
+    [](const Forward& f) { return cuda::fused_forward(f, nullptr); },
+    [](const Backward& b) {
+      cuda::Device device;
+      cuda::current_device(device);
+      cuda::HopperBackwardChoice choice = pair_of(b.problem, b.stored);
+      int met = 0;
+      for (const auto& instance : cuda::hopper_query_gradient_instances(b.stored)) {
+        if (instance.limits.head_dim != b.problem.head_dim || met++ % 2 != number / 4 % 2) continue;
+        const auto plans =
+            cuda::hopper_plans(b.problem, instance.limits, device.multiprocessors, 1);
+        if (!plans.empty()) choice.queries = {&instance, plans.front(), ""};
+      }
+      return cuda::launch_hopper_backward(choice, b, nullptr);
+    },
+    [](const Problem& p) { return cuda::hopper_pair_workspace(p, Stored::kBFloat16); }};
+
 void run_hopper(Case of) {
-  constexpr int kHeadDims[] = {64, 128};
+  constexpr int kHeadDims[] = {32, 64, 96, 128, 192, 256, 40, 8, 104, 72, 136, 200};
   const int head_dim = kHeadDims[number % std::size(kHeadDims)];
-  of.problem.bias_batch = of.problem.additional = 0;
+  of.problem.bias_batch = 0;
   of.problem.head_dim = of.problem.value_dim = head_dim;
   of.problem.scale =
       std::copysign(of.problem.scale == 0 ? 0 : std::sqrt(1.0 / head_dim), of.problem.scale);
   of.name += ", " + std::to_string(head_dim) + " features";
   // Where there are more than one: with a multiprocessor for every item, and with two.
   cudaSetDevice((number % 3 == 0 ? 0 : 3) % device_count());
-  if (choice_of(of.problem, Stored::kBFloat16).instance == nullptr) return;
-  if (number++ / std::size(kHeadDims) % 2 == 0)
-    run(kHopper, of, kBFloat16);
-  else
-    run(kHopper, of, kFloat16);
+  const bool half = number++ / std::size(kHeadDims) % 2 != 0;
+  const std::string name = of.name;
+  auto run_one = [&](const Implementation& implementation, const char* which) {
+    of.name = name + which;
+    if (half)
+      run(implementation, of, kFloat16);
+    else
+      run(implementation, of, kBFloat16);
+  };
+  const Stored stored = half ? Stored::kFloat16 : Stored::kBFloat16;
+  if (choice_of(of.problem, stored).instance != nullptr) run_one(kSums, ", sums");
+  if (pair_of(of.problem, stored).instance != nullptr) run_one(kPair, ", a pair");
 }
 
 }  // namespace

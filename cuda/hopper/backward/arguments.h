@@ -10,7 +10,7 @@
 namespace jax_na::cuda {
 
 // Boxes of the keys and values and of their gradients are a warpgroup's part, those of queries a
-// tile.
+// tile. A launch has the tokens of one phase, as its maps and its problem have.
 struct HopperBackwardArguments {
   CUtensorMap key;
   CUtensorMap value;
@@ -18,11 +18,22 @@ struct HopperBackwardArguments {
   CUtensorMap dout;
   CUtensorMap dkey;
   CUtensorMap dvalue;
+  CUtensorMap additional_keys;  // the tokens along x
+  CUtensorMap additional_values;
   CUtensorMap sums;  // the gradient of the queries, as `sums.h` orders it
   Problem problem;
   const int32_t* origins;
-  const float2* statistics;  // [batch, heads, z, y, x] of the queries: log2 of the sum, and delta
-  int* items_taken;          // 0; CTAs take them in order, so that those of a time lie side by side
+  // Of the queries, from the launch's first one: log2 of the sum, and delta. From head to head of
+  // all batch entries, and from token to token of the launch.
+  const float2* statistics;
+  int64_t statistics_head;
+  int64_t statistics_steps[kMaxRank];
+  // Weights are exp2(factor * score - log2 of the sum); where that would not do scores are scaled
+  // first.
+  bool scale_first;
+  float score_scale, weight_factor;
+  float* additional_sums;  // [2 (of keys, of values), batch, additional, kv_heads, features]
+  int* items_taken;        // 0; CTAs take them in order, so that those of a time lie side by side
   HopperBackwardPlan plan;
 };
 

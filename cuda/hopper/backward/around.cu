@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "cuda/hopper/backward/maps.h"
 #include "cuda/hopper/backward/sums.h"
 #include "cuda/ptx/launch.h"
 #include "cuda/tile/element.h"
@@ -23,33 +24,34 @@ struct Place {
   int chunk;
 };
 
-__device__ __forceinline__ bool find_place(const Problem& problem, int chunks, Place& place) {
+// There are kLanes threads for each row, a power of two; false for those that have no features.
+template <int kLanes>
+__device__ __forceinline__ bool find_place(const Problem& problem, Place& place) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t tokens = problem.query_tokens();
-  place.row = index / chunks;
-  place.chunk = static_cast<int>(index - place.row * chunks);
+  place.row = index / kLanes;
+  place.chunk = static_cast<int>(index - place.row * kLanes);
   const int64_t token = place.row / problem.heads;
   const int head = static_cast<int>(place.row - token * problem.heads);
   const int64_t entry = token / tokens;
   place.by_head = (entry * problem.heads + head) * tokens + (token - entry * tokens);
-  return entry < problem.batch;
+  return entry < problem.batch && place.chunk * kPerThread < problem.head_dim;
 }
 
-// kChunks lanes for each row, a power of two.
-template <typename T, int kChunks>
+template <typename T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     statistics_kernel(const __grid_constant__ Backward arguments, float2* statistics) {
   Place place;
-  const bool exists = find_place(arguments.problem, kChunks, place);
+  const bool exists = find_place<kLanes>(arguments.problem, place);
   float sum = 0.f;
   if (exists) {
-    const int64_t at = place.row * kChunks + place.chunk;
+    const int64_t at = place.row * (arguments.problem.head_dim / kPerThread) + place.chunk;
     const uint4 a = static_cast<const uint4*>(arguments.out)[at];
     const uint4 b = static_cast<const uint4*>(arguments.dout)[at];
     sum = dot<T>(a.x, b.x) + dot<T>(a.y, b.y) + dot<T>(a.z, b.z) + dot<T>(a.w, b.w);
   }
 #pragma unroll
-  for (int step = kChunks / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
   if (!exists || place.chunk != 0) return;
   const float lse = static_cast<const float*>(arguments.lse)[place.row];
   statistics[place.by_head] =
@@ -57,12 +59,13 @@ __global__ void __launch_bounds__(kThreads)
                   sum - static_cast<const float*>(arguments.dlse)[place.row]);
 }
 
-template <typename T, int kChunks>
+template <typename T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     rounding_kernel(const __grid_constant__ Backward arguments, const float* sums) {
   Place place;
-  if (!find_place(arguments.problem, kChunks, place)) return;
-  const float* from = sums + place.by_head * (kChunks * kPerThread);
+  const int head_dim = arguments.problem.head_dim;
+  if (!find_place<kLanes>(arguments.problem, place)) return;
+  const float* from = sums + place.by_head * sum_features(head_dim);
   const float scale = static_cast<float>(arguments.problem.scale);
   uint32_t words[kPerThread / 2];
 #pragma unroll
@@ -71,33 +74,56 @@ __global__ void __launch_bounds__(kThreads)
         *reinterpret_cast<const float2*>(from + sum_place(kPerThread * place.chunk + 2 * i));
     words[i] = pack(pair.x * scale, pair.y * scale, T());
   }
-  static_cast<uint4*>(arguments.dquery)[place.row * kChunks + place.chunk] =
+  static_cast<uint4*>(arguments.dquery)[place.row * (head_dim / kPerThread) + place.chunk] =
       make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-template <typename T, int kChunks, typename Launch>
-cudaError_t with(Launch launch) {
-  return launch(statistics_kernel<T, kChunks>, rounding_kernel<T, kChunks>);
+// A thread for each element of the gradients of additional keys.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    additional_rounding_kernel(const __grid_constant__ Backward arguments, const float* sums,
+                               int64_t elements) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= elements) return;
+  static_cast<T*>(arguments.dadditional_keys)[i] =
+      T(sums[i] * static_cast<float>(arguments.problem.scale));
+  static_cast<T*>(arguments.dadditional_values)[i] = T(sums[elements + i]);
+}
+
+template <int kLanes, typename Launch>
+cudaError_t with_lanes(Stored stored, Launch launch) {
+  return stored == Stored::kFloat16
+             ? launch(statistics_kernel<__half, kLanes>, rounding_kernel<__half, kLanes>)
+             : launch(statistics_kernel<__nv_bfloat16, kLanes>,
+                      rounding_kernel<__nv_bfloat16, kLanes>);
+}
+
+int lanes_of(const Problem& problem) {
+  int lanes = 4;
+  while (lanes * kPerThread < problem.head_dim) lanes *= 2;
+  return lanes;
 }
 
 // Calls `launch` with the kernels of the problem.
 template <typename Launch>
 cudaError_t with_kernels(const Backward& arguments, Launch launch) {
-  const bool half = arguments.stored == Stored::kFloat16;
-  switch (arguments.problem.head_dim) {
-    case 64:
-      return half ? with<__half, 8>(launch) : with<__nv_bfloat16, 8>(launch);
-    case 128:
-      return half ? with<__half, 16>(launch) : with<__nv_bfloat16, 16>(launch);
+  switch (lanes_of(arguments.problem)) {
+    case 4:
+      return with_lanes<4>(arguments.stored, launch);
+    case 8:
+      return with_lanes<8>(arguments.stored, launch);
+    case 16:
+      return with_lanes<16>(arguments.stored, launch);
+    case 32:
+      return with_lanes<32>(arguments.stored, launch);
     default:
       return cudaErrorInvalidValue;
   }
 }
 
 dim3 grid_of(const Problem& problem) {
-  const int64_t chunks =
-      problem.batch * problem.query_tokens() * problem.heads * (problem.head_dim / kPerThread);
-  return dim3(static_cast<unsigned>((chunks + kThreads - 1) / kThreads));
+  const int64_t lanes = problem.batch * problem.query_tokens() * problem.heads * lanes_of(problem);
+  return dim3(static_cast<unsigned>((lanes + kThreads - 1) / kThreads));
 }
 
 }  // namespace
@@ -107,6 +133,16 @@ cudaError_t launch_statistics(const Backward& arguments, float2* statistics, cud
     return ptx::launch(kernel, grid_of(arguments.problem), dim3(kThreads), 0, stream, arguments,
                        statistics);
   });
+}
+
+cudaError_t launch_additional_rounding(const Backward& arguments, const float* sums,
+                                       cudaStream_t stream) {
+  const Problem& problem = arguments.problem;
+  const int64_t elements = problem.batch * problem.additional * problem.kv_heads * problem.head_dim;
+  const dim3 grid(static_cast<unsigned>((elements + kThreads - 1) / kThreads));
+  auto* kernel = arguments.stored == Stored::kFloat16 ? additional_rounding_kernel<__half>
+                                                      : additional_rounding_kernel<__nv_bfloat16>;
+  return ptx::launch(kernel, grid, dim3(kThreads), 0, stream, arguments, sums, elements);
 }
 
 cudaError_t launch_rounding(const Backward& arguments, const float* sums, cudaStream_t stream) {

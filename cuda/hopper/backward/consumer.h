@@ -9,23 +9,18 @@
 #include <cstdint>
 
 #include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/leave.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
-#include "cuda/hopper/mask.h"
+#include "cuda/hopper/backward/weights.h"
 #include "cuda/hopper/products.h"
-#include "cuda/hopper/results.h"
 #include "cuda/ptx/lane.h"
-#include "cuda/ptx/math.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/named_barrier.h"
 #include "cuda/ptx/tma.h"
 #include "cuda/ptx/wgmma.h"
-#include "cuda/tile/element.h"
 
 namespace jax_na::cuda {
-
-constexpr int kBothBarrier = 1;  // of all consumers
-constexpr int kOneBarrier = 2;   // and following, of one warpgroup each
 
 // sums = dscores^T keys, of all the CTA's keys and some of the features.
 template <typename Shape>
@@ -52,32 +47,15 @@ __device__ __forceinline__ void issue_dkey(float (&dkey)[Shape::kHeadDim / 2], u
         step > 0 ? 1 : add);
 }
 
-// Writes a warpgroup's rows of a tile's gradients of scores.
-template <int kSteps>
-__device__ __forceinline__ void stage_dscores(const uint32_t (&dscores)[kSteps][4], uint32_t to) {
-  const int lane = ptx::lane(), row = ptx::thread() % 128 / 32 * 16 + lane % 16;
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step)
-    ptx::stmatrix(to + row * kPanelRowBytes + ((2 * step + lane / 16) ^ (row & 7)) * 16,
-                  dscores[step]);
-}
-
 template <typename Shape>
 __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments,
                                         HopperBackwardControl<Shape>& control, uint32_t base,
                                         int warpgroup) {
-  using T = typename Shape::Element;
   constexpr int kSteps = Shape::kBlock / 16;
   constexpr int kScores = Shape::kBlock / 2;  // of a lane
-  const HopperBackwardPlan& plan = arguments.plan;
-  const Problem& problem = arguments.problem;
-  // exp2(factor * score); where that would not do the scores are scaled first.
-  const bool scale_first = problem.scale <= 0;
-  const float scale = static_cast<float>(problem.scale * 1.4426950408889634);
-  const float factor = scale_first ? 1.f : scale;
-
   // Where this warpgroup's part of everything is.
-  constexpr int kPartBytes = kWarpgroupRows * kPanelRowBytes;
+  constexpr int kPartBytes = Shape::kPartBytes;
+  static_assert(Shape::kLineBytes == kPanelRowBytes, "rows of 128 bytes");
   const uint32_t first_keys = base + Shape::kKeyAt + warpgroup * kPartBytes;
   const int first_column = warpgroup * Shape::kSumColumns;
   const uint32_t first_key_columns = base + Shape::kKeyAt +
@@ -93,7 +71,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   uint32_t met = 0;
   float dkey[Shape::kHeadDim / 2], dvalue[Shape::kHeadDim / 2];
   float scores[kScores], cotangents[kScores], sums[Shape::kSumColumns / 2];
-  uint32_t weights[kSteps][4], dscores[kSteps][4];
+  uint32_t weights[kSteps][4];
 
   // Of the item's buffer.
   auto buffer_bytes = [&] { return row_place.stage * 2 * Shape::kRowBytes; };
@@ -122,47 +100,8 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::wgmma_commit();
   };
 
-  // Columns 8n + 2t and 8n + 2t + 1 of a statistic.
-  auto statistic = [&](const float* of, int n) {
-    return *reinterpret_cast<const float2*>(of + 8 * n);
-  };
   auto weigh = [&](int stage) {
-    const TileMask& mask = control.masks[stage][warpgroup];
-    if (scale_first) {
-#pragma unroll
-      for (float& score : scores) score *= scale;
-    }
-    const int lane = ptx::lane(), t = lane % 4;
-    if (!mask.sure) {
-      const int row = ptx::thread() % 128 / 32 * 16 + lane / 4;
-      const uint32_t seen[2] = {mask.word[row][t], mask.word[row + 8][t]};
-      hide_columns(scores, seen);
-    }
-    const float* lses = control.lse[stage] + 2 * t;
-#pragma unroll
-    for (int n = 0; n < kScores / 4; ++n) {
-      const float2 lse = statistic(lses, n);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        float* pair = scores + 4 * n + 2 * r;
-        weights[n / 2][2 * (n % 2) + r] = pack(ptx::exp2(fmaf(pair[0], factor, -lse.x)),
-                                               ptx::exp2(fmaf(pair[1], factor, -lse.y)), T());
-      }
-    }
-  };
-  auto find_dscores = [&](int stage) {
-    const float* deltas = control.delta[stage] + 2 * (ptx::lane() % 4);
-#pragma unroll
-    for (int n = 0; n < kScores / 4; ++n) {
-      const float2 delta = statistic(deltas, n);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float* pair = cotangents + 4 * n + 2 * r;
-        const float2 weight = unpack(weights[n / 2][2 * (n % 2) + r], T());
-        dscores[n / 2][2 * (n % 2) + r] =
-            pack(weight.x * (pair[0] - delta.x), weight.y * (pair[1] - delta.y), T());
-      }
-    }
+    find_weights(arguments, control, stage, warpgroup, 0, scores, weights);
   };
   // The stage of the queries of the tile before.
   auto stage_before = [&] {
@@ -170,43 +109,16 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   };
   auto add_sums = [&](uint32_t parity) {
     ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[warpgroup]), parity ^ 1);
-    stage_sums<Shape>(sums, sums_to);
+    stage_sums<Shape>(sums, sums_to, 0);
     ptx::fence_async_shared();
     arrive(control.full_sums[warpgroup]);
   };
 
-  auto store_results = [&](const HopperItem& item) {
-    const float scales[2] = {static_cast<float>(problem.scale), static_cast<float>(problem.scale)};
-    const float ones[2] = {1.f, 1.f};
-    const int thread = ptx::thread() % 128, warp = thread / 32, lane = thread % 32;
+  auto store_results = [&](int slot) {
     // The other warpgroup is done with these keys.
     ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
-    stage_results<Shape>(dkey, scales, keys(), warp, lane);
-    stage_results<Shape>(dvalue, ones, values(), warp, lane);
-    ptx::fence_async_shared();
-    ptx::barrier_sync(kOneBarrier + warpgroup, 128);
-    if (thread != 0) return;
-    int token[kMaxRank];
-    bool any = true;  // a store that begins outside of the tensor would store nothing
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) {
-      const int offset = plan.offset(warpgroup, a);
-      token[a] = item.axis[a].row + offset * problem.axes[a].dilation;
-      any = any && offset < item.axis[a].rows;
-    }
-    if (any) {
-#pragma unroll
-      for (int panel = 0; panel < Shape::kPanels; ++panel) {
-        const int column = item.head * Shape::kHeadDim + panel * kPanelElements;
-        ptx::tma_store(&arguments.dkey, keys() + panel * Shape::kOutPanelBytes, column, token[2],
-                       token[1], token[0], item.entry);
-        ptx::tma_store(&arguments.dvalue, values() + panel * Shape::kOutPanelBytes, column,
-                       token[2], token[1], token[0], item.entry);
-      }
-    }
-    ptx::tma_store_commit();
-    ptx::tma_store_wait_read();
-    ptx::mbarrier_arrive(ptx::shared_address(&control.empty_rows[row_place.stage]));
+    store_gradients(arguments, control, slot, warpgroup, base + buffer_bytes(),
+                    control.empty_rows[row_place.stage], dkey, dvalue);
   };
 
   for (;; item_place.next()) {
@@ -230,9 +142,9 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
       ptx::wgmma_wait<1>();
       ptx::keep_here(cotangents);
       if (tile > 0) arrive(control.empty_query[stage_before()]);
-      find_dscores(query_place.stage);
       const uint32_t staged = base + Shape::kDscoreAt + met % 2 * Shape::kDscoreBytes;
-      stage_dscores(dscores, staged + warpgroup * kPartBytes);
+      stage_dscores<0>(control, query_place.stage, cotangents, weights,
+                       staged + warpgroup * kPartBytes);
       ptx::fence_async_shared();
       ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
       // Not a group of its own: the wait is for what was issued before.
@@ -269,7 +181,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::keep_here(dkey);
     ptx::keep_here(dvalue);
     arrive(control.empty_query[stage_before()]);
-    store_results(item);
+    store_results(slot);
     row_place.next();
     arrive(control.done[slot]);
   }

@@ -1,6 +1,6 @@
-// The backward kernel of sm_90a: persistent CTAs of two warpgroups that compute, and of one with a
-// warp that asks for copies, one that describes items and adds up the gradient of the queries, and
-// two that find masks.
+// The backward kernel of sm_90a: persistent CTAs, one or two to a multiprocessor, of two warpgroups
+// that compute, and of one with a warp that asks for copies, one that describes items and adds up
+// the gradient of the queries, and two that find masks.
 //
 // Keys and values of an item stay in shared memory and the queries that see them stream past, with
 // the cotangents of their results. docs/kernels.md derives the bound and the schedule.
@@ -11,10 +11,13 @@
 
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/consumer.h"
+#include "cuda/hopper/backward/keys.h"
+#include "cuda/hopper/backward/light.h"
 #include "cuda/hopper/backward/masker.h"
 #include "cuda/hopper/backward/producer.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
+#include "cuda/hopper/backward/wide.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/registers.h"
@@ -24,7 +27,7 @@
 namespace jax_na::cuda {
 
 template <typename Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     hopper_backward_kernel(const __grid_constant__ HopperBackwardArguments arguments) {
   using Control = HopperBackwardControl<Shape>;
   constexpr int kAlignment = 1024;  // of swizzled rows
@@ -63,7 +66,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     initialise(control.empty_query, kConsumers);
     initialise(control.full_dout, 1);
     initialise(control.empty_dout, kConsumerWarps);
-    initialise(control.full_sums, 128);
+    initialise(control.full_sums, kConsumers / Shape::kSumParts);
     initialise(control.empty_sums, 1);
     ptx::mbarrier_init_fence();
   }
@@ -81,7 +84,14 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     }
   } else {
     ptx::take_registers<Shape::kComputeRegisters>();
-    consume(arguments, control, base, warpgroup);
+    if constexpr (!Shape::kSums)
+      consume_keys(arguments, control, base, warpgroup);
+    else if constexpr (Shape::kWide)
+      consume_wide(arguments, control, base, warpgroup);
+    else if constexpr (Shape::kResident == 1)
+      consume(arguments, control, base, warpgroup);
+    else
+      consume_light(arguments, control, base, warpgroup);
   }
 }
 

@@ -8,7 +8,20 @@
 
 namespace jax_na::cuda {
 
-// Fills the tensor maps of `to`, whose plan is made. Returns an empty text or what is wrong.
-std::string encode_maps(const Backward& from, const float* sums, HopperBackwardArguments& to);
+// Columns of boxes in elements: of what is read, and of the gradients of keys and values.
+struct HopperBackwardColumns {
+  int line, out;
+};
+
+// Of every 32 features that a head has some of, in the sums.
+constexpr int sum_features(int head_dim) {
+  return (head_dim + 31) / 32 * 32;
+}
+
+// Fills what `to` knows of the tensors: maps, and where statistics are, for the launch of `phase`,
+// whose plan and problem are in `to`; `sums` may be null. Returns an empty text or what is wrong.
+std::string encode_maps(const Backward& from, const int (&phase)[kMaxRank],
+                        const HopperBackwardColumns& boxes, const float* sums,
+                        const float2* statistics, HopperBackwardArguments& to);
 
 }  // namespace jax_na::cuda

@@ -1,7 +1,10 @@
 #include "cuda/hopper/backward/plan.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <vector>
+
+#include "cuda/hopper/cost.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -35,6 +38,35 @@ double met_bytes(const Problem& problem, const HopperPlan& plan, int multiproces
   return queries * problem.head_dim * kBytes;
 }
 
+// Cuts the queries so that items of additional keys have about as many tiles as others, and adds
+// what they cost. False where they are more than an int counts.
+bool plan_additional(const Problem& problem, const HopperLimits& limits, int multiprocessors,
+                     HopperBackwardPlan& plan) {
+  constexpr double kFewestTiles = 16;  // what is added up for an item is as much as for two tiles
+  AdditionalItems& additional = plan.additional;
+  const int rows = limits.warpgroups * plan.row_count();
+  additional.boxes = (problem.additional + rows - 1) / rows;
+  double wanted = std::max(kFewestTiles, plan.tiles / plan.items / problem.group());
+  double count = static_cast<double>(problem.batch) * problem.kv_heads * additional.boxes;
+  double tiles = count * problem.group();
+  for (int a = kMaxRank - 1; a >= 0; --a) {
+    const Axis& of = problem.axes[a];
+    const int all =
+        (of.query_count + of.dilation * plan.columns[a] - 1) / (of.dilation * plan.columns[a]);
+    additional.tiles[a] = static_cast<int>(std::max(1.0, std::min<double>(all, wanted)));
+    additional.parts[a] = (all + additional.tiles[a] - 1) / additional.tiles[a];
+    wanted /= additional.tiles[a];
+    count *= static_cast<double>(additional.parts[a]) * of.dilation;
+    tiles *= static_cast<double>(all) * of.dilation;
+  }
+  if (count + plan.items > INT32_MAX) return false;
+  additional.count = static_cast<int>(count);
+  const HopperPrices prices = hopper_prices(limits);
+  plan.clocks += plan.launches() * (tiles * prices.tile + count * (prices.item + 2 * prices.tile)) /
+                 multiprocessors;
+  return true;
+}
+
 }  // namespace
 
 bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limits,
@@ -42,8 +74,11 @@ bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limit
   const std::vector<HopperPlan> plans = hopper_plans(problem, limits, multiprocessors, 1);
   if (plans.empty()) return false;
   static_cast<HopperPlan&>(plan) = plans.front();
-  order_items(problem, plan);
-  plan.beyond_cache = met_bytes(problem, plan, multiprocessors) > kCacheBytes;
+  constexpr int kFirst[kMaxRank] = {0, 0, 0};
+  const Problem first = phase_of(problem, plan.phases, kFirst);
+  order_items(first, plan);
+  if (first.additional > 0 && !plan_additional(first, limits, multiprocessors, plan)) return false;
+  plan.beyond_cache = met_bytes(first, plan, multiprocessors * limits.resident) > kCacheBytes;
   return true;
 }
 

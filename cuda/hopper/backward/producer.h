@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cuda/hopper/arguments.h"
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/tile_walk.h"
@@ -25,24 +26,41 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
   RingPlace<Shape::kDoutStages> dout_place;
   RingPlace<kItemsKnown> item_place;
 
-  auto load_rows = [&](const HopperItem& item) {
+  // Asks for the panels of a box.
+  auto load_box = [&](const CUtensorMap* map, uint32_t to, int panel_bytes, uint32_t barrier,
+                      int head, int x, int y, int z, int entry) {
+#pragma unroll
+    for (int panel = 0; panel < Shape::kPanels; ++panel) {
+      const MapPlace place(plan, Shape::kHeadDim, head, panel * Shape::kLineElements, x, y, z,
+                           entry);
+      ptx::tma_load(to + panel * panel_bytes, map, barrier, once, place.at[0], place.at[1],
+                    place.at[2], place.at[3], place.at[4]);
+    }
+  };
+
+  auto load_rows = [&](const HopperItem& item, int additional) {
     const uint32_t rows = base + row_place.stage * 2 * Shape::kRowBytes;
     const uint32_t full = ptx::shared_address(&control.full_rows[row_place.stage]);
     ptx::mbarrier_wait(ptx::shared_address(&control.empty_rows[row_place.stage]),
                        row_place.parity ^ 1);
     ptx::mbarrier_arrive_expect(
-        full, 2 * Shape::kWarpgroups * Shape::kPanels * plan.row_count() * kPanelRowBytes);
+        full, 2 * Shape::kRowGroups * Shape::kPanels * plan.row_count() * Shape::kLineBytes);
     auto load = [&](const CUtensorMap* map, uint32_t to, int w) {
-#pragma unroll
-      for (int panel = 0; panel < Shape::kPanels; ++panel)
-        ptx::tma_load(to + panel * Shape::kRowPanelBytes + w * kWarpgroupRows * kPanelRowBytes, map,
-                      full, once, item.head * Shape::kHeadDim + panel * kPanelElements,
-                      item.axis[2].row + plan.offset(w, 2) * problem.axes[2].dilation,
-                      item.axis[1].row + plan.offset(w, 1) * problem.axes[1].dilation,
-                      item.axis[0].row + plan.offset(w, 0) * problem.axes[0].dilation, item.entry);
+      if (additional >= 0) {
+        load_box(map, to + w * Shape::kPartBytes, Shape::kRowPanelBytes, full, item.head,
+                 additional + w * plan.row_count(), 0, 0, item.entry);
+        return;
+      }
+      const int x = item.axis[2].row + plan.offset(w, 2) * problem.axes[2].dilation;
+      const int y = item.axis[1].row + plan.offset(w, 1) * problem.axes[1].dilation;
+      const int z = item.axis[0].row + plan.offset(w, 0) * problem.axes[0].dilation;
+      load_box(map, to + w * Shape::kPartBytes, Shape::kRowPanelBytes, full, item.head, x, y, z,
+               item.entry);
     };
-    for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.key, rows + Shape::kKeyAt, w);
-    for (int w = 0; w < Shape::kWarpgroups; ++w) load(&arguments.value, rows + Shape::kValueAt, w);
+    const CUtensorMap* key = additional < 0 ? &arguments.key : &arguments.additional_keys;
+    const CUtensorMap* value = additional < 0 ? &arguments.value : &arguments.additional_values;
+    for (int w = 0; w < Shape::kRowGroups; ++w) load(key, rows + Shape::kKeyAt, w);
+    for (int w = 0; w < Shape::kRowGroups; ++w) load(value, rows + Shape::kValueAt, w);
     row_place.next();
   };
 
@@ -50,14 +68,11 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
                        int parity, const HopperItem& item, const TileWalk& tile) {
     const uint32_t barrier = ptx::shared_address(&full);
     ptx::mbarrier_wait(ptx::shared_address(&empty), parity ^ 1);
-    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.column_count() * kPanelRowBytes);
+    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.column_count() * Shape::kLineBytes);
     const int x = tile.coordinate(item, plan, problem, 2);
     const int y = tile.coordinate(item, plan, problem, 1);
     const int z = tile.coordinate(item, plan, problem, 0);
-#pragma unroll
-    for (int panel = 0; panel < Shape::kPanels; ++panel)
-      ptx::tma_load(to + panel * Shape::kStagePanelBytes, map, barrier, once,
-                    tile.head * Shape::kHeadDim + panel * kPanelElements, x, y, z, item.entry);
+    load_box(map, to, Shape::kStagePanelBytes, barrier, tile.head, x, y, z, item.entry);
   };
 
   for (;; item_place.next()) {
@@ -69,7 +84,8 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     TileWalk tile(item, problem.group());
     for (int i = 0; i < total; ++i) {
       // The place of keys and values is the last one to become free.
-      if (i == min(Shape::kDoutStages, total) - 1) load_rows(item);
+      if (i == min(Shape::kDoutStages, total) - 1)
+        load_rows(item, control.additional[item_place.stage]);
       load_tile(&arguments.query, base + Shape::kQueryAt + query_place.stage * Shape::kStageBytes,
                 control.full_query[query_place.stage], control.empty_query[query_place.stage],
                 query_place.parity, item, tile);

@@ -1,5 +1,6 @@
 // The gradient of the queries while it is summed: float32 [batch, heads, z, y, x, features], with
-// the features of every 32 in an order that suits those who add.
+// the features of every 32 in an order that suits those who add, and as many of them that none of
+// those 32 are missing.
 //
 // A lane with t = lane % 4 has columns 8n + 2t and 8n + 2t + 1 of a product. Of the columns with n
 // = 2j and 2j + 1 it makes 16 bytes, chunk 2t + j % 2 of the 128 bytes that hold 32 columns: with
@@ -8,6 +9,7 @@
 
 #include <cstdint>
 
+#include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/tile_walk.h"
@@ -26,14 +28,14 @@ __device__ __forceinline__ int sum_place(int feature) {
   return feature - within + 4 * chunk + within / 8 % 2 * 2;
 }
 
-// Writes a warp's 16 rows of sums to the panels at `to`, as the copy engine reads them.
-template <typename Shape>
-__device__ __forceinline__ void stage_sums(const float (&sums)[Shape::kSumColumns / 2],
-                                           uint32_t to) {
+// Writes a warp's 16 rows of sums to the panels at `to`, as the copy engine reads them. The columns
+// begin with the 16 `half` of a panel.
+template <typename Shape, int kCount>
+__device__ __forceinline__ void stage_sums(const float (&sums)[kCount], uint32_t to, int half) {
   const int thread = ptx::thread() % 128, warp = thread / 32, g = thread / 4 % 8, t = thread % 4;
 #pragma unroll
-  for (int j = 0; j < Shape::kSumColumns / 16; ++j) {
-    const int chunk = (2 * t + j % 2) ^ g;
+  for (int j = 0; j < kCount / 8; ++j) {
+    const int chunk = (2 * t + j % 2 + half) ^ g;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const float* low = sums + 8 * j + 2 * r;
@@ -56,11 +58,12 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
 
   // From a counter for all, so that the items of a time stay neighbours however long each takes.
   // Where the cache does not hold what they meet, to go through the items in step was faster.
-  int own = blockIdx.x;
+  if (ptx::lane() == 0) control.next_item = blockIdx.x;
   auto take_item = [&] {
     if (!plan.beyond_cache) return atomicAdd(arguments.items_taken, 1);
-    own += gridDim.x;
-    return own - static_cast<int>(gridDim.x);
+    const int index = control.next_item;
+    control.next_item = index + gridDim.x;
+    return index;
   };
   // False where that was the end.
   auto describe_next = [&] {
@@ -71,8 +74,13 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       int index = 0;
       if (ptx::lane() == 0) index = take_item();
       index = __shfl_sync(~0u, index, 0);
-      if (index >= plan.items) break;
-      exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
+      if (index >= all_items(plan)) break;
+      if (index < plan.items) {
+        exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
+        if (ptx::lane() == 0) control.additional[slot] = -1;
+      } else {
+        exists = describe_additional(plan, problem, control, slot, index - plan.items);
+      }
       if (exists) break;
     }
     if (ptx::lane() == 0 && !exists) control.items[slot].last = true;
@@ -91,26 +99,34 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       at[a] = tile.coordinate(item, plan, problem, a);
       any = any && at[a] >= 0 && at[a] < problem.axes[a].query_count;
     }
-    auto add_part = [&](int w) {
-      ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[w]), sums_parity);
-      if (any) {
+    auto add_part = [&](int round, int part) {
+      ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[part]), sums_parity);
 #pragma unroll
-        for (int panel = 0; panel < Shape::kSumPanels; ++panel)
+      for (int panel = 0; panel < Shape::sum_panels(round); ++panel) {
+        const int column = Shape::sum_column(round, part) + panel * Shape::kSumElements;
+        if (any && column < problem.head_dim)
           ptx::tma_reduce_add(
               &arguments.sums,
-              base + Shape::kSumAt + w * Shape::kSumBytes + panel * Shape::kSumPanelBytes, policy,
-              w * Shape::kSumColumns + panel * Shape::kSumElements, at[2], at[1], at[0],
-              item.entry * problem.heads + tile.head);
+              base + Shape::kSumAt + part * Shape::kSumBytes + panel * Shape::kSumPanelBytes,
+              policy, column, at[2], at[1], at[0], item.entry * problem.heads + tile.head);
       }
       ptx::tma_store_commit();
     };
-    add_part(0);
-    add_part(1);
-    ptx::tma_store_wait_read<1>();
-    ptx::mbarrier_arrive(ptx::shared_address(&control.empty_sums[0]));
-    ptx::tma_store_wait_read<0>();
-    ptx::mbarrier_arrive(ptx::shared_address(&control.empty_sums[1]));
-    sums_parity ^= 1;
+    auto free_part = [&](int part) {
+      ptx::mbarrier_arrive(ptx::shared_address(&control.empty_sums[part]));
+    };
+#pragma unroll
+    for (int round = 0; round < Shape::kSumRounds; ++round) {
+      add_part(round, 0);
+      if constexpr (Shape::kSumParts == 2) {
+        add_part(round, 1);
+        ptx::tma_store_wait_read<1>();
+        free_part(0);
+      }
+      ptx::tma_store_wait_read<0>();
+      free_part(Shape::kSumParts - 1);
+      sums_parity ^= 1;
+    }
   };
 
   bool more = true;
@@ -118,7 +134,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     while (more && known < done + kItemsKnown) more = describe_next();
     const HopperItem& item = control.items[done % kItemsKnown];
     if (item.last) break;
-    if (ptx::lane() == 0) {
+    if (Shape::kSums && ptx::lane() == 0) {
       const int total = item.total;
       TileWalk tile(item, problem.group());
       for (int i = 0; i < total; ++i) {

@@ -10,10 +10,11 @@
 
 namespace jax_na::cuda::ptx {
 
-inline uint64_t wgmma_operand(uint32_t address, uint32_t panel_bytes) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  constexpr uint64_t kEightRows = uint64_t{1024 >> 4} << 32;
-  return kSwizzle128 | kEightRows | (uint64_t{panel_bytes >> 4} << 16) | ((address & 0x3ffff) >> 4);
+template <int kRowBytes = 128>
+uint64_t wgmma_operand(uint32_t address, uint32_t panel_bytes) {
+  constexpr uint64_t kSwizzle = uint64_t{kRowBytes == 128 ? 1 : 2} << 62;
+  constexpr uint64_t kEightRows = uint64_t{8 * kRowBytes >> 4} << 32;
+  return kSwizzle | kEightRows | (uint64_t{panel_bytes >> 4} << 16) | ((address & 0x3ffff) >> 4);
 }
 inline uint64_t wgmma_advance(uint64_t operand, int bytes) {
   return operand + (bytes >> 4);

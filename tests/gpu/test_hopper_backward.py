@@ -1,0 +1,63 @@
+"""The Hopper backward kernels, the one with sums and the pair without, held to plain JAX."""
+
+import dataclasses
+
+import jax
+import pytest
+from compare import Kind, check
+from problems import Problem
+
+from jax_na import _core
+from jax_na._ffi import Geometry
+
+PROBLEMS = [
+    Problem("1d", (3000,), (900,), batch=(2,), heads=4, kv_heads=2),
+    Problem("1d-causal", (2900,), (800,), stride=(3,), is_causal=(True,), heads=4, kv_heads=4),
+    Problem("2d", (60, 52), (24, 25), heads=6, kv_heads=3, batch=(2,)),
+    Problem("2d-blocked", (64, 64), (32, 32), stride=(16, 16), heads=6, kv_heads=6),
+    Problem(
+        "2d-dilated-periodic",
+        (96, 96),
+        (40, 28),
+        dilation=(2, 3),
+        boundary=("clip", "wrap"),
+        heads=4,
+        kv_heads=1,
+        scale=-0.2,
+    ),
+    Problem("3d", (12, 20, 22), (9, 11, 12), stride=(1, 2, 1), heads=4, kv_heads=4, batch=(2,)),
+]
+
+
+@pytest.fixture(autouse=True)
+def _needs_hopper():
+    if getattr(jax.devices()[0], "compute_capability", None) != "9.0":
+        pytest.skip("needs a GPU of compute capability 9.0")
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_gradients(problem, head_dim, dtype, deterministic, record):
+    problem = dataclasses.replace(problem, head_dim=head_dim, value_dim=head_dim)
+    kernels = choice(problem, dtype, deterministic)
+    assert kernels.startswith("sm_90a: ")
+    if deterministic:
+        assert kernels.split("rather than")[0].count("items of") == 2
+    check(problem, Kind("fused", dtype), record=record, deterministic=deterministic)
+
+
+def choice(problem, dtype, deterministic):
+    """Which kernels run the backward pass, in words."""
+    geometry = Geometry.of(problem.window, problem.spatial, 1.0)
+    of = geometry.problem(
+        problem.batch[0],
+        problem.heads,
+        problem.kv_heads,
+        problem.head_dim,
+        problem.head_dim,
+        0,
+        0,
+    )
+    return _core.cuda_fused_backward_choice(of, dtype, False, 132, deterministic)
