@@ -98,7 +98,7 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
     issue_tile_cotangents();
     ptx::wgmma_wait<1>();
     ptx::keep_here(scores);
-    find_weights(arguments, control, query_place.stage, warpgroup, scores, weights);
+    find_weights(arguments, control, query_place.stage, warpgroup, 0, scores, weights);
 
     int tile = 0;
     for (;;) {
@@ -124,7 +124,7 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
       ptx::keep_here(scores);
       release_dout();
       issue_tile_cotangents();
-      find_weights(arguments, control, query_place.stage, warpgroup, scores, weights);
+      find_weights(arguments, control, query_place.stage, warpgroup, 0, scores, weights);
     }
     issue_tile_dkey(tile > 1);
     ptx::wgmma_wait<0>();
