@@ -3,8 +3,9 @@
 
 #include <type_traits>
 
-#include "cpu/backward.h"
 #include "cpu/forward.h"
+#include "cpu/key_gradient.h"
+#include "cpu/query_gradient.h"
 
 namespace jax_na::JAX_NA_ISA {
 namespace {

@@ -5,10 +5,14 @@
 namespace jax_na::cuda {
 namespace {
 
-// The prediction of the kernels of warps, on the scale of those of the Hopper kernels, by a
-// factor that chose the faster ones where both were measured.
+// Chose the faster kernels where both were measured.
+double factor_of(const Problem& problem) {
+  return problem.head_dim > 64 ? 1.5 : problem.head_dim > 32 ? 1.8 : 1.3;
+}
+
+// The prediction of the kernels of warps, on the scale of those of the Hopper kernels.
 double hopper_clocks(const BackwardChoice& choice) {
-  return 1.5 * (choice.query_gradient.clocks + choice.key_gradient.clocks);
+  return choice.warps_factor * (choice.query_gradient.clocks + choice.key_gradient.clocks);
 }
 
 bool has_warps(const BackwardChoice& choice) {
@@ -24,6 +28,7 @@ std::string clocks(double count) {
 BackwardChoice choose_backward(const Problem& problem, Stored stored, Precision precision,
                                const Device& device, bool deterministic) {
   BackwardChoice choice;
+  choice.warps_factor = factor_of(problem);
   auto warps = [&](Pass pass) {
     return choose(instances_of(pass, stored), pass, problem, precision, device);
   };

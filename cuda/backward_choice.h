@@ -13,6 +13,7 @@ namespace jax_na::cuda {
 struct BackwardChoice {
   HopperBackwardChoice hopper;
   Choice query_gradient, key_gradient;  // of the kernels for every GPU
+  double warps_factor = 1;              // of what is predicted for these, on the scale of the other
   bool is_hopper = false;
 };
 

@@ -237,8 +237,8 @@ def backward(
 def _call(geometry, platform, implementation, kind, options, results, *operands):
     """The results of a custom call, without its scratch space."""
     count = len(results)
-    if platform == "cuda" and (kind == "backward" or implementation == "gemm"):
-        size = _workspace_size(geometry, implementation, kind, options, *operands[:6])
+    size = workspace_size(geometry, platform, implementation, kind, options, *operands[:6])
+    if size is not None:
         workspace = result_like(operands[0], (size,), jnp.dtype(jnp.uint8), alike=0)
         results = (*results, workspace)
     call = jax.ffi.ffi_call(TARGETS[platform, implementation] + f"_{kind}", results)
@@ -247,8 +247,9 @@ def _call(geometry, platform, implementation, kind, options, results, *operands)
     return tuple(found[:count])
 
 
-def _workspace_size(
+def workspace_size(
     geometry: Geometry,
+    platform: str,
     implementation: str,
     kind: str,
     options: Options,
@@ -258,8 +259,10 @@ def _workspace_size(
     additional_keys: jax.Array,
     _: jax.Array,
     bias: jax.Array,
-) -> int:
-    """Bytes of scratch space of a CUDA call."""
+) -> int | None:
+    """Bytes of scratch space that a call needs; None where it has no such result."""
+    if platform == "cpu" or (kind == "forward" and implementation != "gemm"):
+        return None
     problem = geometry.problem(
         query.shape[0],
         query.shape[-2],

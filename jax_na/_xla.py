@@ -19,41 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jax_na._labelled import Labelled, by_phase, cut, cut_some, labels_of, pad_end
 from jax_na._tiles import ACCELERATOR, CPU, SLABS, AxisTiles, Cost, choose_tiles, chunk_sizes
 from jax_na._window import Window
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Labelled:
-    """An array whose axes have names.
-
-    "batch", "heads" (of the keys), "group" (query heads per key head), "dim"; "more" (additional
-    keys); and for spatial axis a: "phase a" (dilation group), "block a" and "token a" (position in
-    the block) of queries, "place a" (position in the dilation group) and, once cut, "block a" and
-    "slab a" of keys.
-    """
-
-    array: jax.Array
-    labels: tuple[str, ...] = dataclasses.field(metadata={"static": True})
-
-    def size(self, label: str) -> int:
-        """Length of an axis, 1 if there is none."""
-        return self.array.shape[self.labels.index(label)] if label in self.labels else 1
-
-    def transposed(self, labels: Sequence[str]) -> _Labelled:
-        """The same with axes in this order."""
-        return _Labelled(self.ordered([[label] for label in labels]), tuple(labels))
-
-    def ordered(self, groups: Sequence[Sequence[str]]) -> jax.Array:
-        """Axes in this order, those of one group made one; an axis that is not there has length
-        1.
-        """
-        order = [
-            self.labels.index(label) for group in groups for label in group if label in self.labels
-        ]
-        shape = [math.prod(self.size(label) for label in group) for group in groups]
-        return self.array.transpose(order).reshape(shape)
 
 
 @jax.tree_util.register_dataclass
@@ -61,15 +29,15 @@ class _Labelled:
 class _Chunk:
     """What some tiles need."""
 
-    query: _Labelled
-    key: _Labelled
-    value: _Labelled
-    more_key: _Labelled | None
-    more_value: _Labelled | None
-    bias: _Labelled | None
-    begin: tuple[_Labelled, ...]  # per axis: phase (1 if all are alike), block, token
-    end: tuple[_Labelled, ...]
-    bias_start: tuple[_Labelled, ...]  # per axis: block
+    query: Labelled
+    key: Labelled
+    value: Labelled
+    more_key: Labelled | None
+    more_value: Labelled | None
+    bias: Labelled | None
+    begin: tuple[Labelled, ...]  # per axis: phase (1 if all are alike), block, token
+    end: tuple[Labelled, ...]
+    bias_start: tuple[Labelled, ...]  # per axis: block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,25 +98,25 @@ def attention(
     # Heads first, and queries tile by tile: a copy that a loop would make anyway.
     query_labels = ["batch", *(f"{part} {a}" for a in axes for part in ("block", "token", "phase"))]
     sizes = [n for t in tiles for n in (t.blocks, t.block, t.phases)]
-    padded = _pad_end(query, [t.blocks * t.block * t.phases for t in tiles])
+    padded = pad_end(query, [t.blocks * t.block * t.phases for t in tiles])
     padded = padded.reshape(batch, *sizes, kv_heads, group, head_dim)
-    padded = _Labelled(padded, (*query_labels, "heads", "group", "dim"))
-    tile_order = ["batch", "heads", *_labels("phase", rank), *_labels("block", rank), "group"]
-    tile_order += [*_labels("token", rank), "dim"]
+    padded = Labelled(padded, (*query_labels, "heads", "group", "dim"))
+    tile_order = ["batch", "heads", *labels_of("phase", rank), *labels_of("block", rank), "group"]
+    tile_order += [*labels_of("token", rank), "dim"]
 
-    def table(a: int, name: str, *labels: str) -> _Labelled:
+    def table(a: int, name: str, *labels: str) -> Labelled:
         array = jnp.asarray(getattr(tiles[a], name).astype(np.int32))
-        return _Labelled(array, tuple(f"{label} {a}" for label in labels))
+        return Labelled(array, tuple(f"{label} {a}" for label in labels))
 
-    def optional(array: jax.Array | None, *labels: str) -> _Labelled | None:
-        return None if array is None else _Labelled(array, labels)
+    def optional(array: jax.Array | None, *labels: str) -> Labelled | None:
+        return None if array is None else Labelled(array, labels)
 
     if bias is not None:
         bias = bias.reshape(kv_heads, group, *bias.shape[1:])
     whole = _Chunk(
         query=padded.transposed(tile_order),
-        key=_by_phase(key, tiles),
-        value=_by_phase(value, tiles),
+        key=by_phase(key, tiles),
+        value=by_phase(value, tiles),
         more_key=optional(additional_keys, "batch", "more", "heads", "dim"),
         more_value=optional(additional_values, "batch", "more", "heads", "dim"),
         bias=optional(bias, "heads", "group", *(f"entry {a}" for a in axes)),
@@ -161,8 +129,8 @@ def attention(
         return _attend(chunk, tiles, scale, precision, accumulator)
 
     out, lse = _walk(whole, levels, tiles, attend)
-    cut = (slice(None), *(slice(n) for n in spatial))
-    out = _Labelled(out, tuple(tile_order)).ordered(
+    held = (slice(None), *(slice(n) for n in spatial))
+    out = Labelled(out, tuple(tile_order)).ordered(
         [
             ["batch"],
             *([f"block {a}", f"token {a}", f"phase {a}"] for a in axes),
@@ -170,10 +138,10 @@ def attention(
             ["dim"],
         ]
     )
-    lse = _Labelled(lse, tuple(tile_order[:-1])).ordered(
+    lse = Labelled(lse, tuple(tile_order[:-1])).ordered(
         [["batch"], *([f"block {a}", f"token {a}", f"phase {a}"] for a in axes), ["heads", "group"]]
     )
-    return out[cut].astype(query.dtype), lse[cut]
+    return out[held].astype(query.dtype), lse[held]
 
 
 def _levels(
@@ -208,75 +176,6 @@ def _levels(
     ]
 
 
-def _pad_end(x: jax.Array, tokens: Sequence[int]) -> jax.Array:
-    """[B, *spatial, N, D] with zeros up to `tokens` per axis."""
-    more = [(0, n - have) for n, have in zip(tokens, x.shape[1:-2], strict=True)]
-    return jnp.pad(x, [(0, 0), *more, (0, 0), (0, 0)]) if any(n for _, n in more) else x
-
-
-def _by_phase(x: jax.Array, tiles: tuple[AxisTiles, ...]) -> _Labelled:
-    """[B, *spatial, K, D] by dilation group, repeated at the ends of periodic axes."""
-    labels = [f"{part} {a}" for a in range(len(tiles)) for part in ("place", "phase")]
-    sizes = [n for t in tiles for n in (t.positions, t.phases)]
-    batch, (heads, dim) = x.shape[0], x.shape[-2:]
-    x = _pad_end(x, [t.positions * t.phases for t in tiles])
-    x = x.reshape(batch, *sizes, heads, dim)
-    for a, t in enumerate(tiles):
-        at = 1 + 2 * a
-        if t.left or t.right:
-            front = lax.slice_in_dim(x, t.positions - t.left, t.positions, axis=at)
-            back = lax.slice_in_dim(x, 0, t.right, axis=at)
-            x = jnp.concatenate([front, x, back], axis=at)
-    rank = len(tiles)
-    order = ["batch", "heads", *_labels("phase", rank), *_labels("place", rank), "dim"]
-    return _Labelled(x, ("batch", *labels, "heads", "dim")).transposed(order)
-
-
-def _cut(x: _Labelled, a: int, tiles: AxisTiles) -> _Labelled:
-    """Replaces "place a" by "block a" and "slab a"."""
-    at = x.labels.index(f"place {a}")
-    labels = (*x.labels[:at], f"block {a}", f"slab {a}", *x.labels[at + 1 :])
-    starts, block, slab = tiles.starts, tiles.block, tiles.slab
-    near = int(np.sum(starts == 0))
-    spaced = starts[near : int(np.searchsorted(starts, tiles.padded - slab))]
-    far = len(starts) - near - len(spaced)
-    views = -(-slab // block)
-    first, length = (int(spaced[0]), (len(spaced) - 1 + views) * block) if len(spaced) else (0, 0)
-    # At least one row is added even if none is missing: it makes XLA lay down the padded array once
-    # rather than look up each of its elements again for every slab.
-    missing = [(0, 0)] * x.array.ndim
-    missing[at] = (0, max(first + length - tiles.padded, 1))
-    array = jnp.pad(x.array, missing)
-    before, after = array.shape[:at], array.shape[at + 1 :]
-
-    def repeat(first: int, times: int) -> jax.Array:
-        one = jnp.expand_dims(lax.slice_in_dim(array, first, first + slab, axis=at), at)
-        return jnp.broadcast_to(one, (*before, times, slab, *after))
-
-    parts = [repeat(0, near)]
-    if len(spaced):
-        span = lax.slice_in_dim(array, first, first + length, axis=at)
-        span = span.reshape(*before, len(spaced) - 1 + views, block, *after)
-        shifted = [lax.slice_in_dim(span, v, v + len(spaced), axis=at) for v in range(views)]
-        joined = jnp.concatenate(shifted, axis=at + 1)
-        parts.append(lax.slice_in_dim(joined, 0, slab, axis=at + 1))
-    parts.append(repeat(tiles.padded - slab, far))
-    parts = [part for part in parts if part.shape[at]]
-    return _Labelled(parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=at), labels)
-
-
-def _cut_some(x: _Labelled, a: int, slab: int, starts: jax.Array) -> _Labelled:
-    """As _cut, but only the slabs that begin at `starts`."""
-    at = x.labels.index(f"place {a}")
-    labels = (*x.labels[:at], f"block {a}", f"slab {a}", *x.labels[at + 1 :])
-    # Slices rather than a gather: their transposes add to the gradient in place.
-    slabs = [
-        lax.dynamic_slice_in_dim(x.array, start, slab, axis=at, allow_negative_indices=False)
-        for start in starts
-    ]
-    return _Labelled(jnp.stack(slabs, axis=at), labels)
-
-
 def _walk(
     chunk: _Chunk,
     levels: Sequence[_Level],
@@ -294,18 +193,18 @@ def _walk(
     a = int(label.split()[1]) if label.startswith("block") else None
     if step == size:
         if a is not None:
-            key, value = _cut(chunk.key, a, tiles[a]), _cut(chunk.value, a, tiles[a])
+            key, value = cut(chunk.key, a, tiles[a]), cut(chunk.value, a, tiles[a])
             chunk = dataclasses.replace(chunk, key=key, value=value)
         return _walk(chunk, inner, tiles, attend)
 
-    leaves, structure = jax.tree.flatten(chunk, is_leaf=lambda x: isinstance(x, _Labelled))
+    leaves, structure = jax.tree.flatten(chunk, is_leaf=lambda x: isinstance(x, Labelled))
 
-    def part_of(x: _Labelled, first: jax.Array) -> _Labelled:
+    def part_of(x: Labelled, first: jax.Array) -> Labelled:
         if x.size(label) < size:
             return x
         at = x.labels.index(label)
         part = lax.dynamic_slice_in_dim(x.array, first, step, at, allow_negative_indices=False)
-        return _Labelled(part, x.labels)
+        return Labelled(part, x.labels)
 
     # Arrays stay whole outside of the loop and are sliced inside: nothing is copied beforehand, and
     # the gradient is accumulated in place.
@@ -314,7 +213,7 @@ def _walk(
         part = jax.tree.unflatten(structure, [part_of(x, first) for x in leaves])
         if a is not None:
             starts = lax.dynamic_slice_in_dim(jnp.asarray(tiles[a].starts, jnp.int32), first, step)
-            key, value = (_cut_some(x, a, tiles[a].slab, starts) for x in (part.key, part.value))
+            key, value = (cut_some(x, a, tiles[a].slab, starts) for x in (part.key, part.value))
             part = dataclasses.replace(part, key=key, value=value)
         return _walk(part, inner, tiles, attend)
 
@@ -328,15 +227,11 @@ def _walk(
     return join(out), join(lse)
 
 
-def _labels(part: str, rank: int) -> list[str]:
-    return [f"{part} {a}" for a in range(rank)]
-
-
 def _visible(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> jax.Array:
     """Visible pairs of a chunk: [phases, blocks, slabs, tokens], each of all axes."""
     rank = len(tiles)
-    order = [*_labels("phase", rank), *_labels("block", rank)]
-    order += [*_labels("slab", rank), *_labels("token", rank)]
+    order = [*labels_of("phase", rank), *labels_of("block", rank)]
+    order += [*labels_of("slab", rank), *labels_of("token", rank)]
     visible = jnp.ones((1,) * len(order), bool)
     for a, t in enumerate(tiles):
         begin, end = chunk.begin[a].array[:, :, None], chunk.end[a].array[:, :, None]
@@ -357,7 +252,7 @@ def _visible(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> jax.Array:
     )
 
 
-def _bias_of_tiles(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> _Labelled:
+def _bias_of_tiles(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> Labelled:
     """The bias of every pair: heads, group and, per axis, block (1 where all are alike), token,
     slab.
     """
@@ -388,7 +283,7 @@ def _bias_of_tiles(chunk: _Chunk, tiles: tuple[AxisTiles, ...]) -> _Labelled:
             lines = jax.vmap(line_of, out_axes=at)(starts)
         x = _skew(lines, at + 1, t.block, t.slab)
     parts = [f"{part} {a}" for a in range(len(tiles)) for part in ("block", "token", "slab")]
-    return _Labelled(x, ("heads", "group", *parts))
+    return Labelled(x, ("heads", "group", *parts))
 
 
 def _skew(x: jax.Array, axis: int, block: int, slab: int) -> jax.Array:
@@ -413,8 +308,8 @@ def _attend(
 ) -> tuple[jax.Array, jax.Array]:
     """Attention of the tiles of a chunk, with the axes of its queries, in `accumulator`."""
     rank = len(tiles)
-    phases, blocks = _labels("phase", rank), _labels("block", rank)
-    slabs, tokens = _labels("slab", rank), _labels("token", rank)
+    phases, blocks = labels_of("phase", rank), labels_of("block", rank)
+    slabs, tokens = labels_of("slab", rank), labels_of("token", rank)
     # Tiles are batch entries of the matrix products: batch, heads, phases, blocks.
     tile = [["batch"], ["heads"], phases, blocks]
     query = chunk.query.ordered([*tile, ["group", *tokens], ["dim"]])
@@ -435,7 +330,7 @@ def _attend(
                 chunk.query.size(label) if label in blocks else bias.size(label)
                 for label in bias.labels
             ]
-            bias = _Labelled(jnp.broadcast_to(bias.array, sizes), bias.labels)
+            bias = Labelled(jnp.broadcast_to(bias.array, sizes), bias.labels)
         bias = bias.ordered([["batch"], ["heads"], phases, blocks, slabs, ["group", *tokens]])
         scores = scores + bias.astype(accumulator)
     # Added as log(0) = -inf and log(1) = 0: XLA computes a logarithm once, for all heads and users,

@@ -12,9 +12,10 @@ pytestmark = pytest.mark.skipif(
 H100_MULTIPROCESSORS = 132
 
 
-def problem(window, spatial, head_dim=128, additional=0, bias=0):
-    geometry = _ffi.Geometry.of(jax_na.Window(window).resolve(spatial), spatial, 1.0)
-    return geometry.problem(1, 4, 2, head_dim, head_dim, additional, bias)
+def problem(window, spatial, head_dim=128, additional=0, bias=0, batch=1, dilation=1):
+    resolved = jax_na.Window(window, dilation=dilation).resolve(spatial)
+    geometry = _ffi.Geometry.of(resolved, spatial, 1.0)
+    return geometry.problem(batch, 4, 2, head_dim, head_dim, additional, bias)
 
 
 def choice(of, dtype="bfloat16", deterministic=False):
@@ -25,7 +26,7 @@ def workspace(of, dtype="bfloat16", deterministic=False):
     return _core.cuda_fused_backward_workspace(of, dtype, deterministic)
 
 
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 192, 256, 40, 104, 200])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_large_windows_run_the_hopper_kernel(head_dim, dtype):
     text = choice(problem((40, 40), (128, 128), head_dim), dtype)
@@ -46,10 +47,7 @@ def test_deterministic_passes_run_two_hopper_kernels(head_dim, dtype):
 @pytest.mark.parametrize(
     ("reason", "options", "dtype", "deterministic"),
     [
-        ("head_dim 96 is not compiled", {"head_dim": 96}, "bfloat16", False),
-        ("head_dim 96 is not compiled", {"head_dim": 96}, "bfloat16", True),
         ("neither bfloat16 nor float16", {}, "float32", False),
-        ("additional keys", {"additional": 3}, "bfloat16", False),
         ("a relative position bias", {"bias": 1}, "bfloat16", False),
         ("a relative position bias", {"bias": 1}, "bfloat16", True),
     ],
@@ -60,10 +58,28 @@ def test_other_problems_run_the_kernels_for_every_gpu(reason, options, dtype, de
     assert reason in text.split("rather than sm_90a: ")[1]
 
 
+def test_additional_keys_and_large_dilations_run_the_hopper_kernel():
+    assert choice(problem((24, 24), (64, 64), additional=3)).startswith("sm_90a: ")
+    text = choice(problem((24, 24), (400, 400), dilation=12))
+    assert text.startswith("sm_90a: ")
+    assert "launches" in text.split("rather than")[0]
+
+
+def test_features_between_compiled_ones_take_an_axis():
+    volume = (24, 24, 24)
+    assert choice(problem((12, 12, 12), volume, 40)).startswith("sm_90a: ")
+    assert choice(problem((12, 12, 12), volume, 64, batch=2)).startswith("sm_90a: ")
+    text = choice(problem((12, 12, 12), volume, 40, batch=2))
+    assert text.startswith("warps: ")
+    assert "a head_dim that is not compiled needs a batch or an axis of one" in text
+
+
 def test_the_workspace_holds_the_sums_of_what_the_hopper_kernel_may_run():
     of = problem((24, 24), (64, 64))
     rows = 64 * 64 * 4
     sums = rows * (128 + 2) * 4  # and two statistics, in float32
     assert sums <= workspace(of) <= sums + 1024
+    more = workspace(problem((24, 24), (64, 64), additional=10)) - workspace(of)
+    assert 0 <= more - 2 * 10 * 2 * 128 * 4 < 256  # sums of two gradients, of two key heads
     for less in (workspace(of, deterministic=True), workspace(of, "float32")):
         assert rows * 4 <= less < sums / 10

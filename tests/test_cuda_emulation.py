@@ -73,7 +73,12 @@ def test_hopper_kernels(programs):
 
 
 def test_hopper_backward_kernels(programs):
-    assert len(run(programs["hopper_backward_test"])) > 30
+    lines = run(programs["hopper_backward_test"])
+    for head_dim in (32, 64, 96, 128, 192, 256, 40, 136):
+        assert any(f", {head_dim} features (" in line for line in lines)
+    for feature in ("additional tokens", "a large dilation"):
+        assert any(feature in line for line in lines)
+    assert len(lines) > 35
 
 
 def test_hopper_backward_kernels_on_random_problems(programs):

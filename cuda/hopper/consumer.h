@@ -74,8 +74,9 @@ struct HopperConsumer {
                        value_place.parity);
   }
   // Every warp says when it is done with a stage: a wait ends for a warp, not for its warpgroup.
+  // Every lane does for a stage of keys, with which it has read masks.
   __device__ __forceinline__ void release_key() {
-    if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.empty_key[key_place.stage]));
+    ptx::mbarrier_arrive(ptx::shared_address(&control.empty_key[key_place.stage]));
     key_place.next();
   }
   __device__ __forceinline__ void release_value() {
@@ -223,7 +224,7 @@ struct HopperConsumer {
       ptx::tma_store_commit();
     }
     owed = buffer;
-    if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
+    ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
   }
 };
 

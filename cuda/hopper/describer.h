@@ -64,7 +64,6 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
 template <typename Shape>
 __device__ inline void describe(const HopperArguments& arguments, HopperControl<Shape>& control) {
   const HopperPlan& plan = arguments.plan;
-  const int lane = threadIdx.x % 32;
   RingPlace<kItemsKnown> place;
   auto wait_until_free = [&] {
     ptx::mbarrier_wait(ptx::shared_address(&control.done[place.stage]), place.parity ^ 1);
@@ -74,14 +73,12 @@ __device__ inline void describe(const HopperArguments& arguments, HopperControl<
     if (!describe_item<false>(plan, arguments.problem, arguments.origins, control, place.stage,
                               index))
       continue;
-    if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
+    ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
     place.next();
   }
   wait_until_free();
-  if (lane == 0) {
-    control.items[place.stage].last = true;
-    ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
-  }
+  if (ptx::lane() == 0) control.items[place.stage].last = true;
+  ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
 }
 
 }  // namespace jax_na::cuda

@@ -97,10 +97,10 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
         if (!__any_sync(~0u, any != 0)) seen = TileMask::kNothing;
       }
       if (lane == 0) mask.seen = seen;
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.full_key[key_place.stage]));
+      ptx::mbarrier_arrive(ptx::shared_address(&control.full_key[key_place.stage]));
       key_place.next();
     }
+    ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
   }
 }
 

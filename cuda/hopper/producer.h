@@ -121,6 +121,7 @@ __device__ inline void produce(const Arguments& arguments, HopperControl<Shape>&
       load_values(before);
       owes_values = false;
     }
+    ptx::mbarrier_arrive(ptx::shared_address(&control.done[item_place.stage]));
   }
   if (owes_values) load_values(before);
 }

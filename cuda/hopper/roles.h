@@ -48,12 +48,15 @@ __device__ __forceinline__ void take_roles(const Arguments& arguments, Consume c
         ptx::mbarrier_init(ptx::shared_address(at), arrivals);
     };
     constexpr int kConsumerWarps = 4 * Shape::kWarpgroups;
-    initialise(control.described, 1);
-    initialise(control.done, kConsumerWarps);
+    // What a lane has read and written itself is ordered by its own arrival, so every lane arrives.
+    // One does for its warp where only the copy engine and the tensor cores were at work.
+    constexpr int kMaskers = 32 * Shape::kWarpgroups, kConsumers = 128 * Shape::kWarpgroups;
+    initialise(control.described, 32);
+    initialise(control.done, 1 + kMaskers + kConsumers);  // and the producer
     initialise(control.full_query, 1);
     initialise(control.empty_query, 1);
-    initialise(control.full_key, 1 + Shape::kWarpgroups);  // the producer and the maskers
-    initialise(control.empty_key, kConsumerWarps);
+    initialise(control.full_key, 1 + kMaskers);  // and the producer
+    initialise(control.empty_key, kConsumers);
     initialise(control.full_value, 1);
     initialise(control.empty_value, kConsumerWarps);
     ptx::mbarrier_init_fence();

@@ -49,6 +49,24 @@ class Kind:
             return 1e-3 if self.plain_precision == "default" else 4e-6
         return {"bfloat16": 3e-3, "float16": 4e-4, "float64": 1e-13}[self.dtype]
 
+    def cut_off(self, problem, array):
+        """A share of the scale of an array: what tensor cores cut off in sums of float32.
+
+        They cut off what an addition shifts out, up to 2^-23 of the sum and always towards zero:
+        other than errors of rounding these add up, one for every 8 terms in three parts. On an H100
+        (2026-11-21) the gradient of keys that 900 queries see was off by 9e-6 of its scale.
+        """
+        if self.implementation == "naive" or (self.dtype, self.precision) != ("float32", "highest"):
+            return 0.0
+        window, tokens = math.prod(problem.window.sizes), math.prod(problem.spatial)
+        terms = max(problem.head_dim, problem.value_dim, window + (problem.additional or 0))
+        group = problem.heads // problem.kv_heads
+        if array.startswith("dadditional"):
+            terms = max(terms, group * tokens)
+        elif array in ("dkey", "dvalue"):  # seen from up to twice as far where a window is shifted
+            terms = max(terms, group * min(tokens, 2 ** len(problem.spatial) * window))
+        return 3 / 8 * terms * 2**-24
+
     def fit(self, problem):
         """The problem, with head dimensions that the kernels take."""
         if self.implementation == "naive":
@@ -234,11 +252,11 @@ def dense_errors(problem, dtype, exact, seed):
     )
 
 
-def expect_small(found, plain, kind, label):
+def expect_small(found, plain, kind, problem, *label):
     """Asserts that errors are at most twice those of a plain implementation."""
     for name, (error, scale) in found.items():
-        limit = 2 * plain[name][0] + kind.floor * scale
-        assert error <= limit, (*label, str(kind), name, error, plain[name], scale)
+        limit = 2 * plain[name][0] + (kind.floor + kind.cut_off(problem, name)) * scale
+        assert error <= limit, (problem, *label, str(kind), name, error, plain[name], scale)
 
 
 def check(problem, kind, seed=0, record=None, **options):
@@ -259,7 +277,7 @@ def check(problem, kind, seed=0, record=None, **options):
                 error=error / scale,
                 plain=plain[name][0] / scale,
             )
-    expect_small(found, plain, kind, (problem,))
+    expect_small(found, plain, kind, problem)
 
 
 def check_together(problem, kinds, seed):
@@ -274,4 +292,4 @@ def check_together(problem, kinds, seed):
     for kind, found in zip(kinds, all_found, strict=True):
         exact = kind.plain_precision == "highest"
         plain = dense_errors(problem, dtype, exact, seed)
-        expect_small(errors(wide(found), expected), plain, kind, (problem, seed))
+        expect_small(errors(wide(found), expected), plain, kind, problem, seed)

@@ -25,6 +25,7 @@ PROGRAMS = (
     ("naive_test",),
     ("unfused_test",),
     ("hopper_test",),
+    ("hopper_backward_test",),
 )
 
 
@@ -69,7 +70,8 @@ def main() -> int:
     programs = tuple(p for p in PROGRAMS if p[0] in given.programs)
     if os.environ.get("CUDA_FORCE_PTX_JIT") == "1":
         # There is no PTX of the Hopper kernels, and the fused forward pass chooses among them.
-        programs = tuple(p for p in programs if p not in (("attention_test",), ("hopper_test",)))
+        needs_hopper = (("attention_test",), ("hopper_test",), ("hopper_backward_test",))
+        programs = tuple(p for p in programs if p not in needs_hopper)
     with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
         runs = [
             pool.submit(run, given.build, tool, program, given.limit)

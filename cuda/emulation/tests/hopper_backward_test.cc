@@ -61,14 +61,15 @@ const Implementation kPair = {
     [](const Problem& p) { return cuda::hopper_pair_workspace(p, Stored::kBFloat16); }};
 
 void run_hopper(Case of) {
-  constexpr int kHeadDims[] = {32, 64, 96, 128, 40, 8, 104, 72};
+  constexpr int kHeadDims[] = {32, 64, 96, 128, 192, 256, 40, 8, 104, 72, 136, 200};
   const int head_dim = kHeadDims[number % std::size(kHeadDims)];
   of.problem.bias_batch = 0;
   of.problem.head_dim = of.problem.value_dim = head_dim;
   of.problem.scale =
       std::copysign(of.problem.scale == 0 ? 0 : std::sqrt(1.0 / head_dim), of.problem.scale);
   of.name += ", " + std::to_string(head_dim) + " features";
-  cudaSetDevice(number % 3 == 0 ? 0 : 3);  // with a multiprocessor for every item, and with two
+  // Where there are more than one: with a multiprocessor for every item, and with two.
+  cudaSetDevice((number % 3 == 0 ? 0 : 3) % device_count());
   const bool half = number++ / std::size(kHeadDims) % 2 != 0;
   const std::string name = of.name;
   auto run_one = [&](const Implementation& implementation, const char* which) {
@@ -89,7 +90,7 @@ void run_hopper(Case of) {
 int main(int count, char** arguments) {
   using namespace jax_na::emulation;
   for (int device : {0, 3}) {
-    cudaSetDevice(device);
+    cudaSetDevice(device % device_count());
     const std::string wrong = jax_na::cuda::load_kernels();
     if (!wrong.empty()) fail_case("loading the kernels", wrong);
   }

@@ -48,34 +48,33 @@ __device__ inline bool describe_additional(const HopperBackwardPlan& plan, const
     item.windows = windows;
     item.total = windows * problem.group();
     item.last = false;
-    control.additional[slot] = box * Shape::kWarpgroups * plan.row_count();
+    control.additional[slot] = box * Shape::kRowGroups * plan.row_count();
   }
   __syncwarp();
   return exists;
 }
 
-// Adds a warpgroup's gradients of the additional keys from `first` on, and of their values, to what
-// other items have found.
-template <typename Shape>
+// Adds what a warpgroup has of the gradients of the additional keys from `first` on, and of their
+// values, to what other items have found: of features from `column` on.
+template <int kCount>
 __device__ __forceinline__ void add_gradients(const HopperBackwardArguments& arguments,
-                                              const HopperItem& item, int first, int warpgroup,
-                                              const float (&dkey)[Shape::kHeadDim / 2],
-                                              const float (&dvalue)[Shape::kHeadDim / 2]) {
+                                              const HopperItem& item, int first, int column,
+                                              const float (&dkey)[kCount],
+                                              const float (&dvalue)[kCount]) {
   const Problem& problem = arguments.problem;
-  const int rows = arguments.plan.row_count();
   const int thread = ptx::thread() % 128, lane = thread % 32;
   const int64_t values = problem.batch * problem.additional * problem.kv_heads * problem.head_dim;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const int row = thread / 32 * 16 + 8 * r + lane / 4, key = first + warpgroup * rows + row;
-    if (row >= rows || key >= problem.additional) continue;
+    const int row = thread / 32 * 16 + 8 * r + lane / 4, key = first + row;
+    if (row >= arguments.plan.row_count() || key >= problem.additional) continue;
     const int64_t at =
         (static_cast<int64_t>(item.entry) * problem.additional + key) * problem.kv_heads +
         item.head;
-    float* to = arguments.additional_sums + at * problem.head_dim + 2 * (lane % 4);
+    float* to = arguments.additional_sums + at * problem.head_dim + column + 2 * (lane % 4);
 #pragma unroll
-    for (int n = 0; n < Shape::kHeadDim / 8; ++n) {
-      if (8 * n >= problem.head_dim) break;
+    for (int n = 0; n < kCount / 4; ++n) {
+      if (column + 8 * n >= problem.head_dim) break;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         atomicAdd(to + 8 * n + i, dkey[4 * n + 2 * r + i]);

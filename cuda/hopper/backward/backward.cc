@@ -54,8 +54,6 @@ int64_t sums_bytes(const Problem& problem) {
                static_cast<int64_t>(sizeof(float)));
 }
 
-constexpr int kMostFeatures = 128;
-
 // Whether the features of a head are fewer than those of the kernel.
 bool heads_apart(const Problem& problem, const HopperBackwardInstance& instance) {
   return problem.head_dim != instance.limits.head_dim;
@@ -79,8 +77,10 @@ const HopperBackwardInstance* instance_for(const Problem& problem, Stored stored
     refusal = "head_dim of keys and values differ";
   } else {
     const HopperBackwardInstance* found = nullptr;  // of the smallest head dimension that will do
+    int most = 0;
     for (const HopperBackwardInstance& instance : instances_of(stored, sums)) {
       const int head_dim = instance.limits.head_dim;
+      most = std::max(most, head_dim);
       if (head_dim >= problem.head_dim && (found == nullptr || head_dim < found->limits.head_dim))
         found = &instance;
     }
@@ -88,7 +88,7 @@ const HopperBackwardInstance* instance_for(const Problem& problem, Stored stored
     const bool spare = problem.batch == 1 || (z.query_count == 1 && z.key_count == 1);
     if (found == nullptr || problem.head_dim % 8 != 0)
       refusal = "head_dim " + std::to_string(problem.head_dim) + " is not a multiple of 8 up to " +
-                std::to_string(kMostFeatures);
+                std::to_string(most);
     else if (heads_apart(problem, *found) && !spare)
       refusal = "a head_dim that is not compiled needs a batch or an axis of one";
     else

@@ -78,9 +78,10 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   auto keys = [&] { return first_keys + buffer_bytes(); };
   auto values = [&] { return keys() + Shape::kRowBytes; };
   auto key_columns = [&] { return first_key_columns + buffer_bytes(); };
-  auto arrive = [&](uint64_t& barrier) {
+  auto arrive = [&](uint64_t& barrier) { ptx::mbarrier_arrive(ptx::shared_address(&barrier)); };
+  auto arrive_once = [&](uint64_t& barrier) {
     __syncwarp();
-    if (ptx::lane() == 0) ptx::mbarrier_arrive(ptx::shared_address(&barrier));
+    if (ptx::lane() == 0) arrive(barrier);
   };
   auto query_stage = [&](int stage) { return base + Shape::kQueryAt + stage * Shape::kStageBytes; };
   auto dout_stage = [&](int stage) { return base + Shape::kDoutAt + stage * Shape::kStageBytes; };
@@ -100,7 +101,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   };
 
   auto weigh = [&](int stage) {
-    find_weights(arguments, control, stage, warpgroup, scores, weights);
+    find_weights(arguments, control, stage, warpgroup, 0, scores, weights);
   };
   // The stage of the queries of the tile before.
   auto stage_before = [&] {
@@ -150,7 +151,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
       ptx::wgmma_fence();
       issue_sums<Shape>(sums, staged, key_columns());
       ptx::wgmma_wait<0>();
-      arrive(control.empty_dout[met % 2]);
+      arrive_once(control.empty_dout[met % 2]);
       ++met;
       query_place.next();
       if (++tile == total) break;

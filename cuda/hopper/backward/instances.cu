@@ -14,7 +14,7 @@ template <int kHeadDim, bool kSums>
 HopperBackwardInstance instance() {
   using Shape = HopperBackwardShape<T, kHeadDim, kSums>;
   HopperBackwardInstance made{};
-  made.limits = {kHeadDim, Shape::kBlock, Shape::kWarpgroups, true, Shape::kResident};
+  made.limits = {kHeadDim, Shape::kBlock, Shape::kRowGroups, true, Shape::kResident};
   made.limits.pass = kSums ? HopperPass::kGradients : HopperPass::kKeyGradient;
   made.kernel = ptx::address_of(&hopper_backward_kernel<Shape>, Shape::kResident);
   made.line_columns = Shape::kLineElements;

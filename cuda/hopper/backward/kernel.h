@@ -17,6 +17,7 @@
 #include "cuda/hopper/backward/producer.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
+#include "cuda/hopper/backward/wide.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/registers.h"
@@ -55,15 +56,17 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
         ptx::mbarrier_init(ptx::shared_address(at), arrivals);
     };
     constexpr int kConsumerWarps = 4 * Shape::kWarpgroups;
-    initialise(control.described, 1);
-    initialise(control.done, kConsumerWarps);
+    // Every lane arrives that has read or written itself, as in the forward kernel.
+    constexpr int kMaskers = 32 * Shape::kWarpgroups, kConsumers = 128 * Shape::kWarpgroups;
+    initialise(control.described, 32);
+    initialise(control.done, 1 + kMaskers + kConsumers);  // and the producer
     initialise(control.full_rows, 1);
     initialise(control.empty_rows, Shape::kWarpgroups);
-    initialise(control.full_query, 1 + Shape::kWarpgroups);  // the producer and the maskers
-    initialise(control.empty_query, kConsumerWarps);
+    initialise(control.full_query, 1 + kMaskers);  // and the producer
+    initialise(control.empty_query, kConsumers);
     initialise(control.full_dout, 1);
     initialise(control.empty_dout, kConsumerWarps);
-    initialise(control.full_sums, kConsumerWarps / Shape::kSumParts);
+    initialise(control.full_sums, kConsumers / Shape::kSumParts);
     initialise(control.empty_sums, 1);
     ptx::mbarrier_init_fence();
   }
@@ -83,6 +86,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     ptx::take_registers<Shape::kComputeRegisters>();
     if constexpr (!Shape::kSums)
       consume_keys(arguments, control, base, warpgroup);
+    else if constexpr (Shape::kWide)
+      consume_wide(arguments, control, base, warpgroup);
     else if constexpr (Shape::kResident == 1)
       consume(arguments, control, base, warpgroup);
     else

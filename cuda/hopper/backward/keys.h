@@ -39,9 +39,10 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
   // Of the item's buffer.
   auto rows = [&] { return base + row_place.stage * 2 * Shape::kRowBytes; };
   auto keys = [&] { return rows() + Shape::kKeyAt + warpgroup * Shape::kPartBytes; };
-  auto arrive = [&](uint64_t& barrier) {
+  auto arrive = [&](uint64_t& barrier) { ptx::mbarrier_arrive(ptx::shared_address(&barrier)); };
+  auto arrive_once = [&](uint64_t& barrier) {
     __syncwarp();
-    if (ptx::lane() == 0) ptx::mbarrier_arrive(ptx::shared_address(&barrier));
+    if (ptx::lane() == 0) arrive(barrier);
   };
   auto query_stage = [&](int stage) { return base + Shape::kQueryAt + stage * Shape::kStageBytes; };
   auto dout_stage = [&] { return base + Shape::kDoutAt + dout_place.stage * Shape::kStageBytes; };
@@ -76,7 +77,7 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
     ptx::wgmma_commit();
   };
   auto release_dout = [&] {
-    arrive(control.empty_dout[dout_place.stage]);
+    arrive_once(control.empty_dout[dout_place.stage]);
     dout_place.next();
   };
   auto find_tile_dscores = [&] {
@@ -98,7 +99,7 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
     issue_tile_cotangents();
     ptx::wgmma_wait<1>();
     ptx::keep_here(scores);
-    find_weights(arguments, control, query_place.stage, warpgroup, scores, weights);
+    find_weights(arguments, control, query_place.stage, warpgroup, 0, scores, weights);
 
     int tile = 0;
     for (;;) {
@@ -124,7 +125,7 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
       ptx::keep_here(scores);
       release_dout();
       issue_tile_cotangents();
-      find_weights(arguments, control, query_place.stage, warpgroup, scores, weights);
+      find_weights(arguments, control, query_place.stage, warpgroup, 0, scores, weights);
     }
     issue_tile_dkey(tile > 1);
     ptx::wgmma_wait<0>();

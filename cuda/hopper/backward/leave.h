@@ -32,7 +32,7 @@ __device__ __forceinline__ void store_gradients(const HopperBackwardArguments& a
   const Problem& problem = arguments.problem;
   const HopperItem& item = control.items[slot];
   if (const int additional = control.additional[slot]; additional >= 0) {
-    add_gradients<Shape>(arguments, item, additional, warpgroup, dkey, dvalue);
+    add_gradients(arguments, item, additional + warpgroup * plan.row_count(), 0, dkey, dvalue);
     if (ptx::thread() % 128 == 0) ptx::mbarrier_arrive(ptx::shared_address(&empty));
     return;
   }

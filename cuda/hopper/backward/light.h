@@ -94,9 +94,10 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
   auto values = [&] { return keys() + Shape::kRowBytes; };
   auto queries = [&](int stage) { return base + Shape::kQueryAt + stage * Shape::kStageBytes; };
   auto douts = [&](int stage) { return base + Shape::kDoutAt + stage * Shape::kStageBytes; };
-  auto arrive = [&](uint64_t& barrier) {
+  auto arrive = [&](uint64_t& barrier) { ptx::mbarrier_arrive(ptx::shared_address(&barrier)); };
+  auto arrive_once = [&](uint64_t& barrier) {
     __syncwarp();
-    if (ptx::lane() == 0) ptx::mbarrier_arrive(ptx::shared_address(&barrier));
+    if (ptx::lane() == 0) arrive(barrier);
   };
   auto issue_tile_scores = [&] {
     ptx::mbarrier_wait(ptx::shared_address(&control.full_query[tile_place.stage]),
@@ -107,7 +108,7 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
   };
   auto release = [&](int stage) {
     arrive(control.empty_query[stage]);
-    arrive(control.empty_dout[stage]);
+    arrive_once(control.empty_dout[stage]);
   };
   auto add_sums = [&] {
     ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[0]), tiles % 2 ^ 1);
@@ -128,7 +129,7 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
     ptx::keep_here(scores);
     for (bool begun = false;; begun = true) {
       const int stage = tile_place.stage;
-      find_weights(arguments, control, stage, warpgroup, scores, weights);
+      find_weights(arguments, control, stage, warpgroup, 0, scores, weights);
       ptx::mbarrier_wait(ptx::shared_address(&control.full_dout[stage]), tile_place.parity);
       const uint32_t staged = base + Shape::kDscoreAt + tiles % 2 * Shape::kDscoreBytes;
       const uint32_t own = staged + warpgroup * kWarpgroupRows * kPanelRowBytes;

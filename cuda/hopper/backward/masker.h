@@ -15,25 +15,28 @@
 
 namespace jax_na::cuda {
 
-// A lane finds the words with t = lane % 4 of rows lane / 4, lane / 4 + 8 and so on.
-constexpr int kLaneRows = kWarpgroupRows / 8;
-
 template <typename Shape>
 __device__ inline void find_masks(const HopperBackwardArguments& arguments,
-                                  HopperBackwardControl<Shape>& control, int warpgroup) {
+                                  HopperBackwardControl<Shape>& control, int masker) {
   static_assert(Shape::kBlock == 32 * Shape::kWarpgroups, "a lane fetches for one query");
   const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
+  // A lane finds the words with t = lane % 4 of rows lane / 4, lane / 4 + 8 and so on, where all
+  // warpgroups have the same rows of half of them.
+  constexpr int kRows = Shape::kRowGroups * kWarpgroupRows / Shape::kWarpgroups;
+  constexpr int kLaneRows = kRows / 8;
+  const int warpgroup = Shape::kRowGroups > 1 ? masker : 0;  // by its rows
   const int lane = threadIdx.x % 32, t = lane % 4;
+  const int own_row = lane / 4 + (Shape::kRowGroups > 1 ? 0 : masker * kRows);
   RingPlace<Shape::kQueryStages> query_place;
   RingPlace<kItemsKnown> item_place;
-  for (int row = lane; row < kWarpgroupRows; row += 32)
-    control.places[warpgroup][row] = row_places(plan, warpgroup, row);
+  for (int k = 0; k < kLaneRows; ++k)
+    control.places[warpgroup][own_row + 8 * k] = row_places(plan, warpgroup, own_row + 8 * k);
   __syncwarp();
 
-  const uint32_t* places = control.places[warpgroup] + lane / 4;
+  const uint32_t* places = control.places[warpgroup] + own_row;
   // The query whose statistics this lane fetches: by how far it lies behind the tile's first one.
-  const int column = 32 * warpgroup + lane;
+  const int column = 32 * masker + lane;
   const bool exists = column < plan.column_count();
   const int behind_x = column % plan.columns[2] * problem.axes[2].dilation;
   const int behind_y = column / plan.columns[2] % plan.columns[1] * problem.axes[1].dilation;
@@ -89,7 +92,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
       uint32_t word[kLaneRows];
       const uint32_t all = control.below[plan.columns[0]][t];
 #pragma unroll
-      for (int k = 0; k < kLaneRows; ++k) word[k] = lane / 4 + 8 * k < rows ? all : 0;
+      for (int k = 0; k < kLaneRows; ++k) word[k] = own_row + 8 * k < rows ? all : 0;
       bool sure = rows == kWarpgroupRows;
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a) sure = look_along(a, tile.along(a), word) && sure;
@@ -99,16 +102,16 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
       TileMask& mask = control.masks[stage][warpgroup];
       if (!sure) {
 #pragma unroll
-        for (int k = 0; k < kLaneRows; ++k) mask.word[lane / 4 + 8 * k][t] = word[k];
+        for (int k = 0; k < kLaneRows; ++k) mask.word[own_row + 8 * k][t] = word[k];
       }
       if (lane == 0) mask.seen = sure ? TileMask::kEverything : TileMask::kSomething;
       control.lse[stage][column] = statistics.x;
       control.delta[stage][column] = statistics.y;
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.full_query[stage]));
+      ptx::mbarrier_arrive(ptx::shared_address(&control.full_query[stage]));
       query_place.next();
       tile.next(item);
     }
+    ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
   }
 }
 

@@ -44,7 +44,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     ptx::mbarrier_wait(ptx::shared_address(&control.empty_rows[row_place.stage]),
                        row_place.parity ^ 1);
     ptx::mbarrier_arrive_expect(
-        full, 2 * Shape::kWarpgroups * Shape::kPanels * plan.row_count() * Shape::kLineBytes);
+        full, 2 * Shape::kRowGroups * Shape::kPanels * plan.row_count() * Shape::kLineBytes);
     auto load = [&](const CUtensorMap* map, uint32_t to, int w) {
       if (additional >= 0) {
         load_box(map, to + w * Shape::kPartBytes, Shape::kRowPanelBytes, full, item.head,
@@ -59,8 +59,8 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     };
     const CUtensorMap* key = additional < 0 ? &arguments.key : &arguments.additional_keys;
     const CUtensorMap* value = additional < 0 ? &arguments.value : &arguments.additional_values;
-    for (int w = 0; w < Shape::kWarpgroups; ++w) load(key, rows + Shape::kKeyAt, w);
-    for (int w = 0; w < Shape::kWarpgroups; ++w) load(value, rows + Shape::kValueAt, w);
+    for (int w = 0; w < Shape::kRowGroups; ++w) load(key, rows + Shape::kKeyAt, w);
+    for (int w = 0; w < Shape::kRowGroups; ++w) load(value, rows + Shape::kValueAt, w);
     row_place.next();
   };
 
@@ -96,6 +96,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
       dout_place.next();
       tile.next(item);
     }
+    ptx::mbarrier_arrive(ptx::shared_address(&control.done[item_place.stage]));
   }
 }
 

@@ -22,14 +22,19 @@ struct HopperBackwardShape {
   // CTAs of a multiprocessor: two where gradients of keys and values need few registers.
   static constexpr int kResident = kHeadDim > 32 ? 1 : 2;
   // Registers of a thread that computes, and of another.
-  static constexpr int kComputeRegisters = kResident == 2 ? 96 : kHeadDim > 64 ? 232 : 224;
-  static constexpr int kOtherRegisters = kResident == 2 ? 48 : kHeadDim > 64 ? 40 : 56;
-  static constexpr int kRows = kWarpgroups * kWarpgroupRows;
+  static constexpr int kComputeRegisters = kResident == 2 ? 96 : kHeadDim == 128 ? 232 : 224;
+  static constexpr int kOtherRegisters = kResident == 2 ? 48 : kHeadDim == 128 ? 40 : 56;
+  // Where the gradients of 64 keys are more than the registers of a warpgroup hold, all have the
+  // same keys, and each a part of the queries and a part of the features. Elsewhere each has its
+  // own keys.
+  static constexpr bool kWide = kHeadDim > 128;
+  static constexpr int kRowGroups = kWide ? 1 : kWarpgroups;
+  static constexpr int kRows = kRowGroups * kWarpgroupRows;
   static constexpr int kLineBytes = kHeadDim > 32 ? 128 : 64;  // of a row of a panel
   static constexpr int kLineElements = kLineBytes / 2;
   static constexpr int kPanels = (kHeadDim + kLineElements - 1) / kLineElements;
   static constexpr int kPartBytes = kWarpgroupRows * kLineBytes;  // a warpgroup's, of a panel
-  static constexpr int kRowPanelBytes = kWarpgroups * kPartBytes;
+  static constexpr int kRowPanelBytes = kRowGroups * kPartBytes;
   static constexpr int kRowBytes = kPanels * kRowPanelBytes;  // of the keys, or of their values
   static constexpr int kStagePanelBytes = kBlock * kLineBytes;
   static constexpr int kStageBytes = kPanels * kStagePanelBytes;
@@ -44,22 +49,36 @@ struct HopperBackwardShape {
       kOutAsKeys ? kRowPanelBytes : kWarpgroupRows * kOutElements * 2;
   static constexpr int kOutPartBytes = kOutAsKeys ? kPartBytes : kRowBytes / kWarpgroups;
   // The gradients of scores: rows of keys, of the queries of a tile. Only the sums need them here.
-  static constexpr int kDscoreBytes = !kSums ? 0 : kRows * kPanelRowBytes;
-  static constexpr int kDscoreBuffers = 2;
+  static constexpr int kDscoreBytes = kSums ? kRows * kPanelRowBytes : 0;
+  static constexpr int kDscoreBuffers = kWide ? 1 : 2;
+  // Weights, where not only the warpgroup that made them needs them.
+  static constexpr int kWeightBytes = kWide ? kDscoreBytes : 0;
   // What a tile adds to the gradient of its queries: a warpgroup has a part of the features, and of
   // a panel that is not whole what is not stored.
-  static constexpr int kSumColumns = kPanels * kLineElements / kWarpgroups;
+  static constexpr int kSumColumns = kWide ? kPanelElements : kPanels * kLineElements / kWarpgroups;
   static constexpr int kSumElements = 32;  // of a row of 128 bytes
   static constexpr int kSumPanelBytes = kBlock * kPanelRowBytes;
   // Warpgroups whose columns fill whole rows have a part of their own; else there is one for both.
   static constexpr int kSumParts = kSumColumns % kSumElements == 0 ? kWarpgroups : 1;
   static constexpr int kSumPanels = kWarpgroups * kSumColumns / kSumElements / kSumParts;
-  static constexpr int kSumBytes = !kSums ? 0 : kSumPanels * kSumPanelBytes;  // of a part
+  static constexpr int kSumBytes = kSums ? kSumPanels * kSumPanelBytes : 0;  // of a part
+  // A wide head's features are added in two rounds. In the first a part has a panel of 64 to
+  // itself; in the second it has the next one, or half of the one between them.
+  static constexpr int kSumRounds = kWide ? 2 : 1;
+  static constexpr int kSecondColumns = kHeadDim / 2 - kPanelElements;  // of a wide head
+  static constexpr int sum_panels(int round) {
+    return round == 0 ? kSumPanels : kSecondColumns / kSumElements;
+  }
+  static constexpr int sum_column(int round, int part) {
+    if (!kWide) return part * kSumPanels * kSumElements;
+    if (round == 0) return 2 * part * kPanelElements;
+    return kPanelElements + part * (kHeadDim == 256 ? 2 * kPanelElements : kSecondColumns);
+  }
 
   // With room for them, the keys and values of an item are fetched while the one before runs.
   static constexpr int kRowBuffers = kSums && kHeadDim > 64 ? 1 : 2;
-  static constexpr int kQueryStages = 3;
-  static constexpr int kDoutStages = kResident == 2 ? 3 : 2;
+  static constexpr int kQueryStages = kWide ? 2 : 3;
+  static constexpr int kDoutStages = kResident == 2 ? 3 : kHeadDim > 192 ? 1 : 2;
   static constexpr int kControlBytes = (kResident == 2 ? 14 : 16) * 1024;  // at most
 
   // From the aligned beginning.
@@ -68,7 +87,8 @@ struct HopperBackwardShape {
   static constexpr int kQueryAt = kKeyAt + kRowBuffers * 2 * kRowBytes;
   static constexpr int kDoutAt = kQueryAt + kQueryStages * kStageBytes;
   static constexpr int kDscoreAt = kDoutAt + kDoutStages * kStageBytes;
-  static constexpr int kSumAt = kDscoreAt + kDscoreBuffers * kDscoreBytes;
+  static constexpr int kWeightAt = kDscoreAt + kDscoreBuffers * kDscoreBytes;
+  static constexpr int kSumAt = kWeightAt + kWeightBytes;
   static constexpr int kControlAt = kSumAt + kSumParts * kSumBytes;
   static constexpr int kSharedBytes = kControlAt + kControlBytes + 1024;
   static constexpr int kMostBytes = kResident == 2 ? kHalfSharedBytes : kMaxSharedBytes;
@@ -87,11 +107,11 @@ struct HopperBackwardControl {
   uint64_t full_query[Shape::kQueryStages], empty_query[Shape::kQueryStages];
   uint64_t full_dout[Shape::kDoutStages], empty_dout[Shape::kDoutStages];
   uint64_t full_sums[Shape::kSumParts], empty_sums[Shape::kSumParts];
-  TileMask masks[Shape::kQueryStages][Shape::kWarpgroups];
+  TileMask masks[Shape::kQueryStages][Shape::kRowGroups];
   float lse[Shape::kQueryStages][Shape::kBlock];  // in units of log2
   float delta[Shape::kQueryStages][Shape::kBlock];
   uint32_t below[Shape::kMostBelow][4];
-  uint32_t places[Shape::kWarpgroups][kWarpgroupRows];  // of the rows in their boxes
+  uint32_t places[Shape::kRowGroups][kWarpgroupRows];  // of the rows in their boxes
   int next_item;  // where they are not taken from a counter for all
   HopperItem items[kItemsKnown];
   int additional[kItemsKnown];  // the first of an item's additional keys; negative: it has others

@@ -30,12 +30,11 @@ __device__ __forceinline__ int sum_place(int feature) {
 
 // Writes a warp's 16 rows of sums to the panels at `to`, as the copy engine reads them. The columns
 // begin with the 16 `half` of a panel.
-template <typename Shape>
-__device__ __forceinline__ void stage_sums(const float (&sums)[Shape::kSumColumns / 2], uint32_t to,
-                                           int half) {
+template <typename Shape, int kCount>
+__device__ __forceinline__ void stage_sums(const float (&sums)[kCount], uint32_t to, int half) {
   const int thread = ptx::thread() % 128, warp = thread / 32, g = thread / 4 % 8, t = thread % 4;
 #pragma unroll
-  for (int j = 0; j < Shape::kSumColumns / 16; ++j) {
+  for (int j = 0; j < kCount / 8; ++j) {
     const int chunk = (2 * t + j % 2 + half) ^ g;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -84,10 +83,8 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       }
       if (exists) break;
     }
-    if (ptx::lane() == 0) {
-      if (!exists) control.items[slot].last = true;
-      ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
-    }
+    if (ptx::lane() == 0 && !exists) control.items[slot].last = true;
+    ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
     __syncwarp();
     ++known;
     return exists;
@@ -102,11 +99,11 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       at[a] = tile.coordinate(item, plan, problem, a);
       any = any && at[a] >= 0 && at[a] < problem.axes[a].query_count;
     }
-    auto add_part = [&](int part) {
+    auto add_part = [&](int round, int part) {
       ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[part]), sums_parity);
 #pragma unroll
-      for (int panel = 0; panel < Shape::kSumPanels; ++panel) {
-        const int column = (part * Shape::kSumPanels + panel) * Shape::kSumElements;
+      for (int panel = 0; panel < Shape::sum_panels(round); ++panel) {
+        const int column = Shape::sum_column(round, part) + panel * Shape::kSumElements;
         if (any && column < problem.head_dim)
           ptx::tma_reduce_add(
               &arguments.sums,
@@ -118,15 +115,18 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     auto free_part = [&](int part) {
       ptx::mbarrier_arrive(ptx::shared_address(&control.empty_sums[part]));
     };
-    add_part(0);
-    if constexpr (Shape::kSumParts == 2) {
-      add_part(1);
-      ptx::tma_store_wait_read<1>();
-      free_part(0);
+#pragma unroll
+    for (int round = 0; round < Shape::kSumRounds; ++round) {
+      add_part(round, 0);
+      if constexpr (Shape::kSumParts == 2) {
+        add_part(round, 1);
+        ptx::tma_store_wait_read<1>();
+        free_part(0);
+      }
+      ptx::tma_store_wait_read<0>();
+      free_part(Shape::kSumParts - 1);
+      sums_parity ^= 1;
     }
-    ptx::tma_store_wait_read<0>();
-    free_part(Shape::kSumParts - 1);
-    sums_parity ^= 1;
   };
 
   bool more = true;

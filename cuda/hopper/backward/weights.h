@@ -19,14 +19,14 @@ __device__ __forceinline__ float2 statistic_at(const float* of, int n) {
   return *reinterpret_cast<const float2*>(of + 8 * n);
 }
 
-// The weights of a warpgroup's keys for the tile of queries in `stage`.
+// The weights of the keys of a group of rows for queries of the tile in `stage`, from `first` on.
 template <typename Shape, int kScores, int kSteps>
 __device__ __forceinline__ void find_weights(const HopperBackwardArguments& arguments,
                                              const HopperBackwardControl<Shape>& control, int stage,
-                                             int warpgroup, float (&scores)[kScores],
+                                             int group, int first, float (&scores)[kScores],
                                              uint32_t (&weights)[kSteps][4]) {
   using T = typename Shape::Element;
-  const TileMask& mask = control.masks[stage][warpgroup];
+  const TileMask& mask = control.masks[stage][group];
   if (arguments.scale_first) {
 #pragma unroll
     for (float& score : scores) score *= arguments.score_scale;
@@ -34,10 +34,11 @@ __device__ __forceinline__ void find_weights(const HopperBackwardArguments& argu
   const int lane = ptx::lane(), t = lane % 4;
   if (mask.seen != TileMask::kEverything) {
     const int row = ptx::thread() % 128 / 32 * 16 + lane / 4;
-    const uint32_t seen[2] = {mask.word[row][t], mask.word[row + 8][t]};
+    const uint32_t seen[2] = {mask.word[row][t] >> (first / 4),
+                              mask.word[row + 8][t] >> (first / 4)};
     hide_columns(scores, seen);
   }
-  const float* lses = control.lse[stage] + 2 * t;
+  const float* lses = control.lse[stage] + first + 2 * t;
 #pragma unroll
   for (int n = 0; n < kScores / 4; ++n) {
     const float2 lse = statistic_at(lses, n);

@@ -33,8 +33,9 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
     const int stage = c.key_place.stage - tiles;
     return stage < 0 ? stage + Shape::kStages : stage;
   };
-  auto release = [&](uint64_t& barrier) {
-    if (c.lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&barrier));
+  auto release = [&](uint64_t& barrier) { ptx::mbarrier_arrive(ptx::shared_address(&barrier)); };
+  auto release_once = [&](uint64_t& barrier) {
+    if (c.lane == 0) release(barrier);
   };
 
   // Rows that there are not have no weights.
@@ -96,7 +97,7 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
   };
   // The cotangents of a tile's weights are there, and so are the sums with the tile before.
   auto release_tiles = [&](bool begun) {
-    release(c.control.empty_value[stage_before(1)]);
+    release_once(c.control.empty_value[stage_before(1)]);
     if (begun) release(c.control.empty_key[stage_before(2)]);
   };
 

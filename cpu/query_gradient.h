@@ -1,70 +1,11 @@
-// Backward pass, without any sum that two tasks share: gradients are bitwise the same for any
-// number of threads.
-//
-// With the weights recomputed from LSE, P = exp(S - LSE), and delta = rowsum(dO * O) - dLSE:
-//   dS = P * (dO V^T - delta);  dQ = scale * dS K;  dK = scale * dS^T Q;  dV = P^T dO;  dbias = sum
-//   of dS.
-// The query gradient keeps queries and streams keys, as the forward pass does; it also gathers the
-// sums over queries that belong to no single key of the grid (additional tokens, bias), a partial
-// one for each part of the tiles. The key gradient keeps keys and streams queries.
+// The query gradient: it keeps queries and streams keys, as the forward pass does. It also gathers
+// the sums over queries that belong to no single key of the grid (additional tokens, bias), a
+// partial one for each part of the tiles.
 #pragma once
 
-#include "cpu/forward.h"
+#include "cpu/score_gradient.h"
 
 namespace jax_na::JAX_NA_ISA {
-
-// exp(score - LSE) in base 2, at most 1: the rounding of a huge LSE may put it below the score. A
-// row that sees nothing, or only scores of -inf, has LSE -inf and no weights.
-template <typename T>
-JAX_NA_INLINE Vec<T> weight_of(Vec<T> score, Vec<T> lse2) {
-  Vec<T> exponent = score - lse2;
-  Vec<T> weight = exp2<T>(exponent > Vec<T>{} ? Vec<T>{} : exponent);
-  return lse2 == broadcast<T>(-std::numeric_limits<T>::infinity()) ? Vec<T>{} : weight;
-}
-
-// scores -> weights and their gradient, for rows that hold LSE and delta (the query gradient).
-// `dweights` enters as dO V^T and leaves as dS; `scores` leaves as P.
-template <typename T, int M>
-JAX_NA_INLINE void gradient_by_row(const Meeting<T, M>& meeting, T* scores, T* dweights,
-                                   const T* lse2, const T* delta) {
-  for (int line = 0; line < meeting.line_count; ++line) {
-    for (int s = 0; s < meeting.per_line; ++s) {
-      for (int m = 0; m < M; ++m, scores += kLanes<T>, dweights += kLanes<T>) {
-        Vec<T> weight = weight_of<T>(load(scores), broadcast<T>(lse2[m]));
-        Vec<T> gradient = weight * (load(dweights) - delta[m]);
-        if (!meeting.free[s]) {
-          weight = select<T>(meeting.masks[s][m], weight, Vec<T>{});
-          gradient = select<T>(meeting.masks[s][m], gradient, Vec<T>{});
-        }
-        store(scores, weight);
-        store(dweights, gradient);
-      }
-    }
-  }
-}
-
-// The same where LSE and delta belong to the lanes (the key gradient): one line of them for every
-// line of the chunk.
-template <typename T, int M>
-JAX_NA_INLINE void gradient_by_lane(const Meeting<T, M>& meeting, T* scores, T* dweights,
-                                    const T* lse2, const T* delta, int pitch) {
-  for (int n = 0; n < meeting.count(); ++n) {
-    int s = n % meeting.per_line;
-    int64_t at = static_cast<int64_t>(meeting.strips[n].line) * pitch + meeting.strips[n].column;
-    Vec<T> shift = load(lse2 + at);
-    Vec<T> mean = load(delta + at);
-    for (int m = 0; m < M; ++m, scores += kLanes<T>, dweights += kLanes<T>) {
-      Vec<T> weight = weight_of<T>(load(scores), shift);
-      Vec<T> gradient = weight * (load(dweights) - mean);
-      if (!meeting.free[s]) {
-        weight = select<T>(meeting.masks[s][m], weight, Vec<T>{});
-        gradient = select<T>(meeting.masks[s][m], gradient, Vec<T>{});
-      }
-      store(scores, weight);
-      store(dweights, gradient);
-    }
-  }
-}
 
 // Adds dS to the table of its distances.
 template <typename T, int M>
@@ -75,24 +16,6 @@ JAX_NA_INLINE void gather_bias(const Meeting<T, M>& meeting, const BiasTable& ta
     for (int s = 0; s < meeting.per_line; ++s, to += kLanes<T>)
       for (int m = 0; m < M; ++m, gradient += kLanes<T>)
         store(to - m, load(to - m) + load(gradient));
-  }
-}
-
-// delta = rowsum(dO * O) - dLSE; a task is one row of tokens along x.
-template <typename T>
-void delta_line(const BackwardArgs& args, const Codec<T>& codec, int64_t task, std::byte* base) {
-  const Problem& p = *args.problem;
-  T* out = reinterpret_cast<T*>(base);
-  T* dout = out + p.value_dim;
-  int64_t rows = static_cast<int64_t>(p.axes[2].query_count) * p.heads;
-  for (int64_t row = task * rows; row < (task + 1) * rows; ++row) {
-    codec.rows(static_cast<const std::byte*>(args.out) + row * p.value_dim * codec.bytes, 0, 1,
-               p.value_dim, T(1), out, p.value_dim);
-    codec.rows(static_cast<const std::byte*>(args.dout) + row * p.value_dim * codec.bytes, 0, 1,
-               p.value_dim, T(1), dout, p.value_dim);
-    T sum = 0;
-    for (int d = 0; d < p.value_dim; ++d) sum += out[d] * dout[d];
-    static_cast<T*>(args.delta)[row] = sum - static_cast<const T*>(args.dlse)[row];
   }
 }
 
@@ -332,142 +255,6 @@ void reduce_parts(const BackwardArgs& args, const Codec<T>& codec, int64_t task,
     sum_into_first(sums, p.bias_size());
     std::memcpy(static_cast<T*>(args.dbias) + head * p.bias_size(), sums,
                 static_cast<size_t>(p.bias_size()) * sizeof(T));
-  }
-}
-
-template <typename T, int M>
-struct KeyGradientScratch {
-  T* key;         // [groups][head_dim][M]
-  T* value;       // [groups][value_dim][M]
-  T* dkey;        // [groups][M][key width]
-  T* dvalue;      // [groups][M][value width]
-  T* queries;     // one chunk, transposed, times scale * log2(e)
-  T* douts;       // one chunk, transposed
-  T* query_rows;  // one chunk, rows, times scale * log2(e)
-  T* dout_rows;   // one chunk, rows
-  T* lse2;        // one chunk
-  T* delta;       // one chunk
-  T* scores;
-  T* dweights;
-  T* bias;
-  Meeting<T, M> meeting;
-  Tile tile;
-  int64_t bytes;
-
-  KeyGradientScratch(const Problem& p, const Plan& plan, std::byte* base) {
-    Arena arena(base);
-    int64_t groups = static_cast<int64_t>(plan.box[0]) * plan.box[1] * (plan.padded_box_x() / M);
-    int key_width = padded(p.head_dim, kLanes<T>), value_width = padded(p.value_dim, kLanes<T>);
-    int64_t tokens = static_cast<int64_t>(plan.chunk_lines) * plan.pitch();
-    key = arena.take<T>(groups * M * p.head_dim);
-    value = arena.take<T>(groups * M * p.value_dim);
-    dkey = arena.take<T>(groups * M * key_width);
-    dvalue = arena.take<T>(groups * M * value_width);
-    queries = arena.take<T>(tokens * p.head_dim);
-    douts = arena.take<T>(tokens * p.value_dim);
-    query_rows = arena.take<T>(tokens * key_width);
-    dout_rows = arena.take<T>(tokens * value_width);
-    lse2 = arena.take<T>(tokens);
-    delta = arena.take<T>(tokens);
-    scores = arena.take<T>((tokens + kLanes<T>)*M);
-    dweights = arena.take<T>((tokens + kLanes<T>)*M);
-    bias = arena.take<T>(p.bias_batch > 0 ? BiasTable::of(p, M, kLanes<T>).elements() : 0);
-    take_meeting(arena, plan, meeting);
-    take_tile(arena, plan, tile);
-    bytes = arena.used();
-  }
-};
-
-// One tile of keys of one (batch, kv head); the heads of the group add up.
-template <typename T, int M>
-void key_gradient_tile(const BackwardArgs& args, const Codec<T>& codec, int64_t task,
-                       std::byte* base) {
-  const Problem& p = *args.problem;
-  const Plan& plan = *args.plan;
-  KeyGradientScratch<T, M> scratch(p, plan, base);
-  Tile& tile = scratch.tile;
-  tile.kv_head = static_cast<int>(task % p.kv_heads);
-  tile.batch = task / p.kv_heads / plan.tiles();
-  set_tile(p, plan, task / p.kv_heads % plan.tiles(), tile);
-
-  const int across = (tile.axes[2].count + M - 1) / M;
-  const int64_t groups = static_cast<int64_t>(tile.axes[0].count) * tile.axes[1].count * across;
-  const int key_width = padded(p.head_dim, kLanes<T>), value_width = padded(p.value_dim, kLanes<T>);
-  const int pitch = plan.pitch();
-  const bool biased = p.bias_batch > 0;
-  const BiasTable table = BiasTable::of(p, M, kLanes<T>);
-
-  pack_groups(codec, tile, key_tensor(p, args.key, p.head_dim, codec.bytes), tile.kv_head, T(1), M,
-              scratch.key);
-  pack_groups(codec, tile, key_tensor(p, args.value, p.value_dim, codec.bytes), tile.kv_head, T(1),
-              M, scratch.value);
-  for (int64_t i = 0; i < groups * M * key_width; ++i) scratch.dkey[i] = 0;
-  for (int64_t i = 0; i < groups * M * value_width; ++i) scratch.dvalue[i] = 0;
-
-  const Tensor query = query_tensor(p, args.query, p.head_dim, codec.bytes);
-  const Tensor dout = query_tensor(p, args.dout, p.value_dim, codec.bytes);
-  const Tensor lse = query_tensor(p, args.lse, 1, sizeof(T));
-  const Tensor delta = query_tensor(p, args.delta, 1, sizeof(T));
-  const Codec<T> plain = codec_of<T>();
-  for (int head = tile.kv_head * p.group(); head < (tile.kv_head + 1) * p.group(); ++head) {
-    if (biased)
-      pack_bias(table, bias_of<T>(p, args.bias, tile.batch, head), static_cast<T>(kLog2E), true,
-                scratch.bias);
-    for_each_grid_chunk(plan, tile, [&](const Chunk& chunk) {
-      const T scale2 = static_cast<T>(p.scale * kLog2E);
-      pack_transposed(codec, tile, chunk, query, head, scale2, scratch.queries, pitch);
-      pack_transposed(codec, tile, chunk, dout, head, T(1), scratch.douts, pitch);
-      const bool queries_finite =
-          pack_rows(codec, tile, chunk, query, head, scale2, scratch.query_rows, pitch, key_width);
-      const bool douts_finite =
-          pack_rows(codec, tile, chunk, dout, head, T(1), scratch.dout_rows, pitch, value_width);
-      pack_transposed(plain, tile, chunk, lse, head, static_cast<T>(kLog2E), scratch.lse2, pitch);
-      pack_transposed(plain, tile, chunk, delta, head, T(1), scratch.delta, pitch);
-      for (int z = 0, group = 0; z < tile.axes[0].count; ++z) {
-        for (int y = 0; y < tile.axes[1].count; ++y) {
-          for (int x = 0; x < across; ++x, ++group) {
-            if (!meet(tile, chunk, z, y, x * M, scratch.meeting)) continue;
-            const Meeting<T, M>& meeting = scratch.meeting;
-            int64_t row = static_cast<int64_t>(group) * M;
-            scores_of<T, M>(scratch.key + row * p.head_dim, scratch.queries, pitch, p.head_dim,
-                            meeting.strips, meeting.count(), scratch.scores);
-            scores_of<T, M>(scratch.value + row * p.value_dim, scratch.douts, pitch, p.value_dim,
-                            meeting.strips, meeting.count(), scratch.dweights);
-            if (biased)
-              add_bias(meeting, table, scratch.bias, meeting.column - (tile.axes[2].begin + x * M),
-                       scratch.scores);
-            gradient_by_lane(meeting, scratch.scores, scratch.dweights, scratch.lse2, scratch.delta,
-                             pitch);
-            T* dkey[M];
-            T* dvalue[M];
-            for (int m = 0; m < M; ++m) {
-              dkey[m] = scratch.dkey + (row + m) * key_width;
-              dvalue[m] = scratch.dvalue + (row + m) * value_width;
-            }
-            accumulate_met(meeting, douts_finite, scratch.scores, scratch.dout_rows, pitch,
-                           value_width, dvalue);
-            accumulate_met(meeting, queries_finite, scratch.dweights, scratch.query_rows, pitch,
-                           key_width, dkey);
-          }
-        }
-      }
-    });
-  }
-
-  const Tensor to_key = key_tensor(p, args.dkey, p.head_dim, codec.bytes);
-  const Tensor to_value = key_tensor(p, args.dvalue, p.value_dim, codec.bytes);
-  for (int z = 0; z < tile.axes[0].count; ++z) {
-    for (int y = 0; y < tile.axes[1].count; ++y) {
-      for (int x = 0; x < tile.axes[2].count; ++x) {
-        int64_t row = (static_cast<int64_t>(z) * tile.axes[1].count + y) * across * M + x;
-        int tz = tile.axes[0].stationary_token(z), ty = tile.axes[1].stationary_token(y);
-        int tx = tile.axes[2].stationary_token(x);
-        codec.store_row(scratch.dkey + row * key_width, p.head_dim, static_cast<T>(kLn2),
-                        const_cast<std::byte*>(to_key.at(tile.batch, tz, ty, tx, tile.kv_head)));
-        codec.store_row(scratch.dvalue + row * value_width, p.value_dim, T(1),
-                        const_cast<std::byte*>(to_value.at(tile.batch, tz, ty, tx, tile.kv_head)));
-      }
-    }
   }
 }
 
