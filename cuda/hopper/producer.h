@@ -78,7 +78,7 @@ __device__ inline void produce(const Arguments& arguments, HopperControl<Shape>&
     query_place.next();
   };
 
-  // The values of a tile are needed after the keys of the next, which may be of the next item.
+  // Values that are needed after the keys of the next tile, which may be of the next item.
   TileBox before;
   bool owes_values = false;
   for (;; item_place.next()) {
@@ -108,12 +108,16 @@ __device__ inline void produce(const Arguments& arguments, HopperControl<Shape>&
       }
       load_keys(box);
       if (tile == 0) load_queries(item);
-      if (owes_values) load_values(before);
-      before = box;
-      owes_values = true;
+      if constexpr (Shape::kValuesLate) {
+        if (owes_values) load_values(before);
+        before = box;
+        owes_values = true;
+      } else {
+        load_values(box);
+      }
     }
     // The next queries may have to wait for results that need these values.
-    if (Shape::kQueryBuffers == 1) {
+    if (Shape::kValuesLate && Shape::kQueryBuffers == 1) {
       load_values(before);
       owes_values = false;
     }

@@ -34,7 +34,8 @@ struct HopperShape {
                 "more registers than there are");
   static constexpr int kPanels = (kHeadDim + kPanelElements - 1) / kPanelElements;
   static constexpr int kRowPanelBytes = kWarpgroupRows * kPanelRowBytes;
-  static constexpr int kQueryTensors = 1;                       // that have the rows of queries
+  static constexpr bool kValuesLate = true;  // needed after the keys of the next tile
+  static constexpr int kQueryTensors = 1;    // that have the rows of queries
   static constexpr int kQueryBytes = kPanels * kRowPanelBytes;  // of a warpgroup, in each of them
   static constexpr int kStagePanelBytes = kBlock * kPanelRowBytes;
   static constexpr int kStageBytes = kPanels * kStagePanelBytes;

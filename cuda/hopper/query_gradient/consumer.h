@@ -107,7 +107,7 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
     c.wait_for_key();
     c.issue_keys(scores);
     fetch_statistics(c.control.items[slot]);
-    c.release_queries();  // before the values, which come behind the next item's queries
+    c.release_queries();
     wait_for_value();
     issue_cotangents(buffer);
     ptx::wgmma_wait<1>();

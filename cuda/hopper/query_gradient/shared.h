@@ -11,6 +11,7 @@ struct HopperQueryGradientShape : HopperShape<T, kHeadDimension, kBlockKeys, 2, 
   using Forward = HopperShape<T, kHeadDimension, kBlockKeys, 2, 1>;
   static constexpr int kConsumerRegisters = 224;  // of a thread
   static constexpr int kOtherRegisters = 56;
+  static constexpr bool kValuesLate = false;
   static constexpr int kQueryTensors = 2;
   static constexpr int kStages = 3;  // of which keys need two, and one to be ahead
   static constexpr int bytes(int query_buffers) {
