@@ -29,7 +29,7 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
   if (limits.rows_are_keys && limits.resident == 2) {
     return {1830, pairs * 0.0635, 2900, 15000};
   } else if (limits.rows_are_keys && limits.head_dim > 128) {
-    return {20.0 * limits.head_dim + 1000, pairs * 0.02, 8000, 20000};
+    return {15.7 * limits.head_dim + 1170, pairs * 0.15, 20.0 * limits.head_dim + 1500, 20000};
   } else if (limits.rows_are_keys) {
     const double products = pairs * 10 * limits.head_dim / 4096;
     const double rest = pairs * 0.22;
