@@ -138,11 +138,11 @@ def test_parts_of_reports(tmp_path: Path):
         report = {**about, "library": name, "versions": {}, "time": time, **more}
         (tmp_path / f"{name}.json").write_text(json.dumps(report))
 
-    write("old", "10:00", rows=[{"rank": 1, "x": 0}, {"rank": 2, "x": 0}])
-    write("new", "11:00", rows=[{"rank": 2, "x": 1}])
-    write("tried", "12:00", quick=True, rows=[{"rank": 1, "x": 2}])
+    write("old", "10:00", rows=[{"problem": 1, "x": 0}, {"problem": 2, "x": 0}])
+    write("new", "11:00", rows=[{"problem": 2, "x": 1}])
+    write("tried", "12:00", quick=True, rows=[{"problem": 1, "x": 2}])
     found = pages.newest(tmp_path)["paper"]["GPU"]
-    assert [(row["rank"], row["x"]) for row in found["rows"]] == [(1, 0), (2, 1)]
+    assert [(row["problem"], row["x"]) for row in found["rows"]] == [(1, 0), (2, 1)]
     assert len(found["heads"]) == 2
 
 

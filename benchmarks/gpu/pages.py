@@ -2,7 +2,7 @@
 
 Between `<!-- begin KIND -->` and `<!-- end KIND -->` of the README, numbers.md and roofline.md
 stand the tables and plots of that kind of report, for each device that there is a report of.
-Reports of parts count as one: of each problem and implementation, model or rank the newest rows are
+Reports of parts count as one: of each problem and implementation or model the newest rows are
 taken, and the page names every run that some are from.
 """
 
@@ -24,7 +24,7 @@ PAGES = ("README.md", "docs/numbers.md", "docs/roofline.md")
 #: What the rows of a kind are told apart by; all of them are of one report where it is not here.
 KEYS = {
     "compare": ("problem", "pass", "variant", "order"),
-    "paper": ("rank",),
+    "paper": ("problem",),
     "models": ("model",),
     "counters": ("problem",),
 }

@@ -1,6 +1,6 @@
 """The comparison of "Faster Neighborhood Attention": fused and gemm over naive, forward.
 
-    python -m benchmarks.gpu.paper [--rank 2] [--count 200]
+    python -m benchmarks.gpu.paper [--rank 2] [--count 200] [--first 0]
 
 Half precision is float16. Full precision is float32 arrays: the naive kernels multiply in float32,
 gemm and fused in TF32 as JAX does by default ("float32"), and to float32's accuracy ("highest").
@@ -105,21 +105,23 @@ def main() -> None:
     parser = arguments("paper", __doc__)
     parser.add_argument("--rank", type=int, choices=(1, 2, 3), help="one rank only")
     parser.add_argument("--count", type=int, default=200, help="problems of a rank [200]")
+    parser.add_argument("--first", type=int, default=0, help="go on from this problem [0]")
     parser.add_argument("--seconds", type=float, default=600, help="stop a rank after so many")
     options = parser.parse_args()
     on_gpu = prepare() == "gpu"
     implementations = ["naive", "gemm", "fused"] if on_gpu else ["fused"]
     ranks = [options.rank] if options.rank else [1, 2, 3]
     part = f"{options.rank}d" if options.rank else ""
+    part += f" from {options.first}" if options.first else ""
     record = Record("paper", options.output, part, quick=options.quick)
     for rank in ranks:
-        shapes = draw(rank, options.count)
+        shapes = draw(rank, options.count)[options.first :]
         if options.quick:
             shapes = sorted(shapes, key=lambda s: s.tokens * s.batch * s.heads)[:2]
         start = time.monotonic()
         for first in range(0, len(shapes), AT_ONCE):
             if time.monotonic() - start > options.seconds:
-                record.note(**{f"stopped_{rank}d": first})
+                record.note(**{f"stopped_{rank}d": options.first + first})
                 break
             measure(record, shapes[first : first + AT_ONCE], implementations, options.rounds)
         record.note(**{f"seconds_{rank}d": round(time.monotonic() - start, 1)})

@@ -47,9 +47,9 @@ struct HopperConsumer {
   RingPlace<Shape::kStages> key_place, value_place;
   RingPlace<Shape::kQueryBuffers> query_place;
   RingPlace<kItemsKnown> item_place;
-  int left = 0;       // tiles of the item behind the present one
-  int owed = -1;      // the place of queries that results are being copied from
-  bool sure = false;  // whether all of the tile that was looked at is seen
+  int left = 0;   // tiles of the item behind the present one
+  int owed = -1;  // the place of queries that results are being copied from
+  TileMask::Seen tile = TileMask::kNothing;  // what is seen of the tile that was looked at
 
   __device__ __forceinline__ HopperConsumer(const HopperArguments& arguments,
                                             HopperControl<Shape>& control, uint32_t base,
@@ -116,21 +116,33 @@ struct HopperConsumer {
     return true;
   }
 
+  __device__ __forceinline__ TileMask::Seen tile_seen() const {
+    return control.masks[key_place.stage][warpgroup].seen;
+  }
+  __device__ __forceinline__ void pass_over_tile() {
+    release_key();
+    wait_for_value();
+    release_value();
+  }
+
   __device__ __forceinline__ bool exists(int r) const {
     return row + 8 * r < arguments.plan.row_count();
   }
-  __device__ __forceinline__ void look(uint32_t (&seen)[2]) {
+  __device__ __forceinline__ void look_at_columns(uint32_t (&seen)[2]) const {
     const TileMask& mask = control.masks[key_place.stage][warpgroup];
-    sure = mask.sure;
     seen[0] = mask.word[row][lane % 4];
     seen[1] = mask.word[row + 8][lane % 4];
+  }
+  __device__ __forceinline__ void look(uint32_t (&seen)[2]) {
+    tile = tile_seen();
+    look_at_columns(seen);
   }
   __device__ __forceinline__ void hide(Scores& scores, const uint32_t (&seen)[2]) const {
     if (scale_first) {
 #pragma unroll
       for (float& score : scores) score *= scale;
     }
-    if (!sure) hide_columns(scores, seen);
+    if (tile != TileMask::kEverything) hide_columns(scores, seen);
   }
   __device__ __forceinline__ void pack_weights(const Scores& scores, Weights& weights) const {
 #pragma unroll

@@ -22,6 +22,20 @@ int sure_tiles(const AxisItem& item, int warpgroup, int first, int count, int or
   return max_of(end - begin, 0) + tile_is_sure(item, warpgroup, first + count - 1, columns);
 }
 
+// How many tiles a warpgroup saves by passing over what it does not meet is known of the fastest
+// axis: along another one the warpgroups would not meet at the same time, and wait for each other.
+int needed_tiles(const AxisItem& item, const HopperPlan& plan, int which, int warpgroup) {
+  if (which != kMaxRank - 1 || item.seam != item.met.size()) return item.tiles;
+  const int low = min_of(plan.offset(warpgroup, which), item.rows);
+  const int high = min_of(low + plan.rows[which], item.rows);
+  if (low == high) return item.tiles;
+  const Interval met = item.rule.window_union({item.first + low, item.first + high});
+  const Interval own = met.clipped(item.met);
+  if (own.size() == 0) return 0;
+  return ceil_div(own.end - item.met.begin, plan.columns[which]) -
+         (own.begin - item.met.begin) / plan.columns[which];
+}
+
 }  // namespace
 
 HopperPrices hopper_prices(const HopperLimits& limits) {
@@ -38,7 +52,7 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
   }
   // What dense problems take with two CTAs on a multiprocessor.
   if (limits.resident == 2)
-    return {limits.head_dim > 32 ? 940.0 : 1140.0, pairs * 0.029, 3000, 8000};
+    return {limits.head_dim > 32 ? 940.0 : 1140.0, pairs * 0.029, 3000, 14000};
   // Products and softmax run side by side, but not without getting in each other's way.
   constexpr double kPower = 2.85;
   const double products = 0.728 * pairs * 4 * limits.head_dim / 4096;
@@ -94,6 +108,7 @@ AxisSums AxisTable::sum(int rows, int warpgroups, int columns) const {
       sums.sure += (sure_tiles(item, w, 0, item.seam_tiles, 0, columns) +
                     sure_tiles(item, w, item.seam_tiles, behind, item.seam, columns)) /
                    static_cast<double>(warpgroups);
+      sums.needed += needed_tiles(item, plan, which_, w) / static_cast<double>(warpgroups);
     }
     // What meets the seam of an axis twice is not cut.
     if (modular_ && item.met.size() - item.seam > item.rule.length) sums.legal = false;
@@ -101,6 +116,7 @@ AxisSums AxisTable::sum(int rows, int warpgroups, int columns) const {
   const double all = static_cast<double>(this->boxes(box)) * axis_.dilation / looked_at;
   sums.tiles *= all;
   sums.sure *= all;
+  sums.needed *= all;
   return sums;
 }
 
@@ -123,30 +139,33 @@ double LaunchCost::items(const int (&rows)[kMaxRank], const int (&warpgroups)[kM
   return items;
 }
 
-double LaunchCost::clocks(double items, double tiles, double masked, double lines) const {
+double LaunchCost::clocks(double items, const TileCounts& tiles, double masked,
+                          double lines) const {
+  constexpr double kPassedOver = 0.25;  // of the price of a tile
+  const double met =
+      passes_over() ? tiles.needed + kPassedOver * (tiles.all - tiles.needed) : tiles.all;
   // A multiprocessor that is done early takes from what another one would be late with.
   const double share = std::max(1.0, items / (multiprocessors_ * limits_.resident));
   const double rounds = limits_.resident * (0.25 * std::ceil(share) + 0.75 * share);
-  const double each = ((tiles + lines) * prices_.tile + masked * prices_.masked_tile) / items;
+  const double each = ((met + lines) * prices_.tile + masked * prices_.masked_tile) / items;
   return launches_ * ((each + prices_.item) * rounds + prices_.launch);
 }
 
 bool LaunchCost::price(HopperPlan& plan) {
   const double items = this->items(plan.rows, plan.warpgroups);
-  double tiles = heads(), sure = heads();
+  TileCounts tiles(heads());
   for (int a = 0; a < kMaxRank; ++a) {
     const int warpgroups = plan.warpgroups[a];
     const AxisSums& sums = axes_[a].of(axes_[a].line(plan.rows[a], warpgroups), plan.rows[a],
                                        warpgroups, plan.columns[a]);
     if (!sums.legal) return false;
-    tiles *= sums.tiles;
-    sure *= sums.sure;
+    tiles.along(sums);
     plan.boxes[a] = axes_[a].boxes(plan.box(a));
   }
   const double lines = items * this->lines(plan.column_count());
   plan.rows_are_keys = limits_.rows_are_keys;
-  plan.tiles = tiles + lines;
-  plan.masked_tiles = masked(tiles, sure, lines, plan.row_count(), plan.column_count());
+  plan.tiles = tiles.all + lines;
+  plan.masked_tiles = masked(tiles, lines, plan.row_count(), plan.column_count());
   plan.clocks = clocks(items, tiles, plan.masked_tiles, lines);
   plan.items = static_cast<int>(items);
   for (int i = 0; i < kMaxRank; ++i) plan.boxes_along[i] = FastDiv(plan.boxes[plan.order[i]]);

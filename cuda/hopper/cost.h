@@ -1,6 +1,7 @@
 // What a plan of the Hopper kernel is expected to cost: tiles are counted, and each has a price.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <utility>
@@ -26,7 +27,20 @@ HopperPrices hopper_prices(const HopperLimits& limits);
 struct AxisSums {
   double tiles = -1;  // negative: not known yet
   double sure = 0;    // of them, those that a warpgroup meets whole, on average
+  double needed = 0;  // of them, those that a warpgroup meets at all, on average
   bool legal = true;
+};
+
+// The tiles of a launch: products of sums over its axes.
+struct TileCounts {
+  double all, sure, needed;
+
+  explicit TileCounts(double heads) : all(heads), sure(heads), needed(heads) {}
+  void along(const AxisSums& axis) {
+    all *= axis.tiles;
+    sure *= axis.sure;
+    needed *= axis.needed;
+  }
 };
 
 // One axis of a launch.
@@ -69,25 +83,28 @@ class LaunchCost {
   // Fills in what follows from the extents of a plan whose items fit an int; false
   // where boxes meet the seam of a periodic axis twice.
   bool price(HopperPlan& plan);
-  // The clocks of all launches, of `items` that meet so many tiles and as many `lines` of
-  // additional keys.
-  double clocks(double items, double tiles, double masked, double lines) const;
+  // The clocks of all launches, of `items` that meet such tiles and as many `lines` of additional
+  // keys; `masked` tiles are masked.
+  double clocks(double items, const TileCounts& tiles, double masked, double lines) const;
   // Lines of additional keys of an item.
   int lines(int column_count) const {
     if (limits_.rows_are_keys) return 0;
     return (problem_.additional + column_count - 1) / column_count;
   }
   // Tiles that warpgroups mask.
-  double masked(double tiles, double sure, double lines, int row_count, int column_count) const {
+  double masked(const TileCounts& tiles, double lines, int row_count, int column_count) const {
     // Keys that a tile leaves out are hidden; queries that there are not have no weights.
     const bool all =
         limits_.rows_are_keys ? row_count < kWarpgroupRows : column_count < limits_.block;
-    return (all ? tiles : tiles - sure) + 0.5 * lines;
+    const double met = passes_over() ? tiles.needed : tiles.all;
+    return (all ? met : std::max(met - tiles.sure, 0.0)) + 0.5 * lines;
   }
   // Every head of the queries meets tiles, also where those are met by keys.
   double heads() const { return static_cast<double>(problem_.batch) * problem_.heads; }
 
  private:
+  // Whether warpgroups pass over the tiles that they do not need.
+  bool passes_over() const { return limits_.resident == 2 && !limits_.rows_are_keys; }
   int row_heads() const { return limits_.rows_are_keys ? problem_.kv_heads : problem_.heads; }
 
   Problem problem_;  // of the first launch

@@ -2,7 +2,8 @@
 //
 // A warpgroup does one thing after the other, and nobody takes turns: its softmax runs under the
 // products of three others. So scores and results need no registers of their own at the same time
-// as the weights of the tile before, and small problems are cut into more pieces.
+// as the weights of the tile before, and small problems are cut into more pieces. Each warpgroup
+// passes over the tiles that none of its rows sees.
 #pragma once
 
 #include "cuda/hopper/consumer.h"
@@ -22,8 +23,13 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
   while (c.begin_item()) {
     LazySoftmax softmax;
     float shrink[2], inverse[2];
-    const int slot = c.item_place.stage, buffer = c.query_place.stage;
     c.wait_for_key();
+    // The first tile that is needed; the last one is taken for it where none is.
+    while (c.left > 0 && c.tile_seen() == TileMask::kNothing) {
+      --c.left;
+      c.pass_over_tile();
+      c.wait_for_key();
+    }
     c.issue_keys(scores);
     c.look(seen);
     c.release_queries();
@@ -36,16 +42,29 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
     c.pack_weights(scores, weights);
     // The first tile is no round of the loop, which would have 14 % more instructions.
     bool begun = false;  // whether `out` holds something
+    bool owes = true;    // whether there are weights that it has to hold yet
     while (c.left > 0) {
       --c.left;
       c.wait_for_value();
       c.issue_values(out, weights, begun);
       c.wait_for_key();
+      c.tile = c.tile_seen();
       ptx::wgmma_wait<0>();
       ptx::keep_here(out);
       c.release_value();
+      while (c.tile == TileMask::kNothing && c.left > 0) {
+        --c.left;
+        c.pass_over_tile();
+        c.wait_for_key();
+        c.tile = c.tile_seen();
+      }
+      if (c.tile == TileMask::kNothing) {
+        c.pass_over_tile();
+        owes = false;
+        break;
+      }
       c.issue_keys(scores);
-      c.look(seen);
+      c.look_at_columns(seen);
       begun = true;
       ptx::wgmma_wait<0>();
       ptx::keep_here(scores);
@@ -55,15 +74,17 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
       softmax.template weigh<0, kScores>(scores, c.factor);
       c.pack_weights(scores, weights);
     }
-    c.wait_for_value();
-    c.issue_values(out, weights, begun);
-    c.finish_sums(slot, softmax, inverse);
+    if (owes) {
+      c.wait_for_value();
+      c.issue_values(out, weights, begun);
+    }
+    c.finish_sums(c.item_place.stage, softmax, inverse);
     ptx::wgmma_wait<0>();
     ptx::keep_here(out);
-    c.release_value();
+    if (owes) c.release_value();
+    c.store_results(out, c.item_place.stage, c.query_place.stage, inverse);
     c.item_place.next();
     c.query_place.next();
-    c.store_results(out, slot, buffer, inverse);
   }
   c.release_queries();
 }

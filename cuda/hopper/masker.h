@@ -89,7 +89,14 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
 #pragma unroll
         for (int i = 0; i < kRowsPerLane; ++i) mask.word[lane / 4 + 8 * i][t] = word[i];
       }
-      if (lane == 0) mask.sure = sure;
+      TileMask::Seen seen = sure ? TileMask::kEverything : TileMask::kSomething;
+      if (Shape::kResident > 1 && !sure) {
+        uint32_t any = 0;
+#pragma unroll
+        for (int i = 0; i < kRowsPerLane; ++i) any |= word[i];
+        if (!__any_sync(~0u, any != 0)) seen = TileMask::kNothing;
+      }
+      if (lane == 0) mask.seen = seen;
       __syncwarp();
       if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.full_key[key_place.stage]));
       key_place.next();

@@ -112,18 +112,16 @@ void search(const Problem& problem, const HopperLimits& limits, int multiprocess
       for (int a = 0; a < kMaxRank; ++a) lines[a] = &cost.axis(a).line(rows[a], warpgroups[a]);
       for (size_t k = 0; k < column_boxes.size(); ++k) {
         const Triple& columns = column_boxes[k];
-        double tiles = cost.heads(), sure = cost.heads();
+        TileCounts tiles(cost.heads());
         bool legal = true;
         for (int a = 0; a < kMaxRank; ++a) {
           const AxisSums& sums = cost.axis(a).of(*lines[a], rows[a], warpgroups[a], columns[a]);
-          tiles *= sums.tiles;
-          sure *= sums.sure;
+          tiles.along(sums);
           legal = legal && sums.legal;
         }
         if (!legal) continue;
         const double additional = items * cost.lines(volume(columns));
-        const double masked =
-            cost.masked(tiles, sure, additional, volume(row_box), volume(columns));
+        const double masked = cost.masked(tiles, additional, volume(row_box), volume(columns));
         const double clocks = cost.clocks(items, tiles, masked, additional);
         if (clocks >= by_rows.clocks && clocks >= by_columns[k].clocks) continue;
         const Candidate found = {

@@ -69,10 +69,13 @@ struct HopperShape {
 // Items that are described at a time.
 constexpr int kItemsKnown = 3;
 
-// What a warpgroup sees of a tile: bits of its rows' columns, unless it sees all of them.
+// What a warpgroup sees of a tile: bits of its rows' columns, unless it sees all of them. Only the
+// masks of light consumers tell nothing from something.
 struct TileMask {
+  enum Seen : int { kNothing, kSomething, kEverything };
+
   uint32_t word[kWarpgroupRows][4];
-  int sure;
+  Seen seen;
 };
 
 // What the warps tell each other.

@@ -104,7 +104,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
 #pragma unroll
         for (int k = 0; k < kLaneRows; ++k) mask.word[own_row + 8 * k][t] = word[k];
       }
-      if (lane == 0) mask.sure = sure;
+      if (lane == 0) mask.seen = sure ? TileMask::kEverything : TileMask::kSomething;
       control.lse[stage][column] = statistics.x;
       control.delta[stage][column] = statistics.y;
       __syncwarp();

@@ -32,7 +32,7 @@ __device__ __forceinline__ void find_weights(const HopperBackwardArguments& argu
     for (float& score : scores) score *= arguments.score_scale;
   }
   const int lane = ptx::lane(), t = lane % 4;
-  if (!mask.sure) {
+  if (mask.seen != TileMask::kEverything) {
     const int row = ptx::thread() % 128 / 32 * 16 + lane / 4;
     const uint32_t seen[2] = {mask.word[row][t] >> (first / 4),
                               mask.word[row + 8][t] >> (first / 4)};
