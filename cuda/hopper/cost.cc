@@ -48,7 +48,8 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
   switch (limits.pass) {
     case HopperPass::kGradients:
       if (limits.resident == 2) return {1830, pairs * 0.0635, 2900, 15000};
-      if (limits.head_dim > 128) return {20.0 * limits.head_dim + 1000, pairs * 0.02, 8000, 20000};
+      if (limits.head_dim > 128)
+        return {15.7 * limits.head_dim + 1170, pairs * 0.15, 20.0 * limits.head_dim + 1500, 20000};
       return {gradients(5, 0.22, 1000), pairs * 0.01, 5000, 20000};
     case HopperPass::kKeyGradient:
       return {gradients(4, 0.2, 800), pairs * 0.01, 4000, 15000};
