@@ -11,8 +11,8 @@ from jax_na import _core
 from jax_na._ffi import Geometry
 
 PROBLEMS = [
-    Problem("1d", (3000,), (900,), batch=(2,), heads=4, kv_heads=2),
-    Problem("1d-causal", (2900,), (800,), stride=(3,), is_causal=(True,), heads=4, kv_heads=4),
+    Problem("1d", (3000,), (900,), batch=(2,), heads=16, kv_heads=8),
+    Problem("1d-causal", (2900,), (800,), stride=(3,), is_causal=(True,), heads=16, kv_heads=16),
     Problem("2d", (60, 52), (24, 25), heads=6, kv_heads=3, batch=(2,)),
     Problem("2d-blocked", (64, 64), (32, 32), stride=(16, 16), heads=6, kv_heads=6),
     Problem(
@@ -21,8 +21,8 @@ PROBLEMS = [
         (40, 28),
         dilation=(2, 3),
         boundary=("clip", "wrap"),
-        heads=4,
-        kv_heads=1,
+        heads=16,
+        kv_heads=4,
         scale=-0.2,
     ),
     Problem("3d", (12, 20, 22), (9, 11, 12), stride=(1, 2, 1), heads=4, kv_heads=4, batch=(2,)),
@@ -41,10 +41,10 @@ def _needs_hopper():
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_gradients(problem, head_dim, dtype, deterministic, record):
     problem = dataclasses.replace(problem, head_dim=head_dim, value_dim=head_dim)
-    kernels = choice(problem, dtype, deterministic)
-    assert kernels.startswith("sm_90a: ")
-    if deterministic:
-        assert kernels.split("rather than")[0].count("items of") == 2
+    if head_dim == 128 or not deterministic:
+        kernels = choice(problem, dtype, deterministic).split("rather than")[0]
+        assert kernels.startswith("sm_90a: ")
+        assert kernels.count("items of") == 1 + deterministic
     check(problem, Kind("fused", dtype), record=record, deterministic=deterministic)
 
 
