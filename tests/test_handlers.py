@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from call_fuzzer import LONGEST, run_program
+from call_fuzzer import run_program
+from raw_arguments import LONGEST
 from raw_calls import ON_CPU
 
 from jax_na import _ffi
