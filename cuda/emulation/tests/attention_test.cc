@@ -11,7 +11,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <string>
@@ -21,6 +20,7 @@
 #include "cuda/emulation/block.h"
 #include "cuda/emulation/tests/cases.h"
 #include "cuda/emulation/tests/run.h"
+#include "cuda/emulation/tests/selection.h"
 #include "cuda/launch.h"
 
 namespace jax_na::emulation {
@@ -46,25 +46,6 @@ uint64_t run_fused(int device, const Case& of, const Kind<T>& kind) {
   return run(kFused, of, kind);
 }
 
-// Every case in one type of 16 bits and one of 32, or in all that there are where it was asked for
-// by name; every type meets every device in turn.
-void run_cases(const std::string& part_of_name) {
-  const bool all_types = !part_of_name.empty();
-  int number = 0, device = 0;
-  for (const Case& of : cases()) {
-    ++number;
-    if (of.name.find(part_of_name) == std::string::npos) continue;
-    if (all_types || number % 2 == 0) {
-      run_fused(device++, of, kBFloat16);
-      run_fused(device++, of, kHighest);
-    }
-    if (all_types || number % 2 == 1) {
-      run_fused(device++, of, kFloat16);
-      run_fused(device++, of, kFloat32);
-    }
-  }
-}
-
 // Those with a bias, each in one type: its gradient is a sum that all warps add to.
 void run_orders() {
   int number = 0;
@@ -76,27 +57,6 @@ void run_orders() {
     };
     if (hash_of(1) != hash_of(2)) fail_case(of.name, "results depend on the order of warps");
     ++number;
-  }
-}
-
-void run_random_cases(int count, int first) {
-  for (int seed = first; seed < first + count; ++seed) {
-    const Case of = random_case(seed);
-    set_seed(seed);
-    const int device = seed / 4;
-    switch (seed % 4) {
-      case 0:
-        run_fused(device, of, kBFloat16);
-        break;
-      case 1:
-        run_fused(device, of, kFloat16);
-        break;
-      case 2:
-        run_fused(device, of, kFloat32);
-        break;
-      default:
-        run_fused(device, of, kHighest);
-    }
   }
 }
 
@@ -173,8 +133,9 @@ int main(int count, char** arguments) {
     const std::string wrong = jax_na::cuda::load_kernels();
     if (!wrong.empty()) fail_case("loading the kernels", wrong);
   }
+  auto run_one = [](int device, const Case& of, const auto& kind) { run_fused(device, of, kind); };
   if (mode == "--random" && count == 4) {
-    run_random_cases(std::atoi(arguments[2]), std::atoi(arguments[3]));
+    run_random_cases_in_types(std::atoi(arguments[2]), std::atoi(arguments[3]), run_one);
   } else if (mode == "--orders") {
     run_orders();
   } else if (mode == "--instances") {
@@ -183,8 +144,7 @@ int main(int count, char** arguments) {
     run_instances(kFloat32);
     run_instances(kHighest);
   } else {
-    run_cases(mode);
+    run_cases_in_types(mode, run_one);
   }
-  std::printf("%d failures\n", failures);
-  return failures == 0 ? 0 : 1;
+  return report_failures();
 }

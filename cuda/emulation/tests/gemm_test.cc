@@ -5,16 +5,15 @@
 //   gemm_test --random COUNT SEED  problems drawn at random
 #include <cuda_runtime_api.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "cuda/dispatch.h"
-#include "cuda/emulation/block.h"
 #include "cuda/emulation/tests/array.h"
 #include "cuda/emulation/tests/cases.h"
 #include "cuda/emulation/tests/run.h"
+#include "cuda/emulation/tests/selection.h"
 #include "cuda/gemm/gemm.h"
 #include "cuda/gemm/instances.h"
 
@@ -53,45 +52,6 @@ void run_gemm(int device, const Case& of, const Kind<T>& kind) {
   run(kGemm, of, kind);
 }
 
-// Every case in one type of 16 bits and one of 32, or in all that there are where it was asked for
-// by name; every type meets every device in turn.
-void run_cases(const std::string& part_of_name) {
-  const bool all_types = !part_of_name.empty();
-  int number = 0, device = 0;
-  for (const Case& of : cases()) {
-    ++number;
-    if (of.name.find(part_of_name) == std::string::npos) continue;
-    if (all_types || number % 2 == 0) {
-      run_gemm(device++, of, kBFloat16);
-      run_gemm(device++, of, kHighest);
-    }
-    if (all_types || number % 2 == 1) {
-      run_gemm(device++, of, kFloat16);
-      run_gemm(device++, of, kFloat32);
-    }
-  }
-}
-
-void run_random_cases(int count, int first) {
-  for (int seed = first; seed < first + count; ++seed) {
-    const Case of = random_case(seed);
-    set_seed(seed);
-    switch (seed % 4) {
-      case 0:
-        run_gemm(seed / 4, of, kBFloat16);
-        break;
-      case 1:
-        run_gemm(seed / 4, of, kFloat16);
-        break;
-      case 2:
-        run_gemm(seed / 4, of, kFloat32);
-        break;
-      default:
-        run_gemm(seed / 4, of, kHighest);
-    }
-  }
-}
-
 }  // namespace
 }  // namespace jax_na::emulation
 
@@ -103,10 +63,10 @@ int main(int count, char** arguments) {
     if (!wrong.empty()) fail_case("loading the kernels", wrong);
   }
   const std::string mode = count > 1 ? arguments[1] : "";
+  auto run_one = [](int device, const Case& of, const auto& kind) { run_gemm(device, of, kind); };
   if (mode == "--random" && count == 4)
-    run_random_cases(std::atoi(arguments[2]), std::atoi(arguments[3]));
+    run_random_cases_in_types(std::atoi(arguments[2]), std::atoi(arguments[3]), run_one);
   else
-    run_cases(mode);
-  std::printf("%d failures\n", failures);
-  return failures == 0 ? 0 : 1;
+    run_cases_in_types(mode, run_one);
+  return report_failures();
 }

@@ -8,14 +8,12 @@
 #include <cuda_fp16.h>
 
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <iterator>
 #include <string>
 #include <vector>
 
-#include "cuda/emulation/block.h"
 #include "cuda/emulation/tests/run.h"
+#include "cuda/emulation/tests/selection.h"
 #include "cuda/hopper/forward.h"
 
 namespace jax_na::emulation {
@@ -81,17 +79,5 @@ int main(int count, char** arguments) {
   using namespace jax_na::emulation;
   const std::string wrong = jax_na::cuda::load_hopper();
   if (!wrong.empty()) fail_case("loading the kernels", wrong);
-  const std::string mode = count > 1 ? arguments[1] : "";
-  if (mode == "--random" && count == 4) {
-    const int first = std::atoi(arguments[3]);
-    for (int seed = first; seed < first + std::atoi(arguments[2]); ++seed) {
-      set_seed(static_cast<uint64_t>(seed));
-      run_hopper(random_case(seed));
-    }
-  } else {
-    for (const Case& of : cases())
-      if (of.name.find(mode) != std::string::npos) run_hopper(of);
-  }
-  std::printf("%d failures\n", failures);
-  return failures == 0 ? 0 : 1;
+  return run_chosen_cases(count, arguments, run_hopper);
 }

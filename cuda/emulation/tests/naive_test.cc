@@ -48,6 +48,5 @@ int main(int count, char** arguments) {
   const std::string wrong = jax_na::cuda::load_naive_kernels();
   if (!wrong.empty()) fail_case("loading the kernels", wrong);
   run_cases(count > 1 ? arguments[1] : "");
-  std::printf("%d failures\n", failures);
-  return failures == 0 ? 0 : 1;
+  return report_failures();
 }

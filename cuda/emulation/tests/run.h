@@ -38,6 +38,12 @@ inline void fail_case(const std::string& name, const std::string& how) {
   ++failures;
 }
 
+// The exit status of the program.
+inline int report_failures() {
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
+
 // What is under test. A launch returns an empty text, or what is wrong.
 struct Implementation {
   std::function<std::string(const Forward&)> forward;
