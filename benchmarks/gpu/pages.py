@@ -2,7 +2,7 @@
 
 Between `<!-- begin KIND -->` and `<!-- end KIND -->` of the README, numbers.md and roofline.md
 stand the tables and plots of that kind of report, for each device that there is a report of.
-Reports of parts count as one: of each problem and implementation or model the newest rows are
+Reports of parts count as one: of each problem or model, pass and implementation the newest rows are
 taken, and the page names every run that some are from.
 """
 
@@ -25,7 +25,7 @@ PAGES = ("README.md", "docs/numbers.md", "docs/roofline.md")
 KEYS = {
     "compare": ("problem", "pass", "variant", "order"),
     "paper": ("problem",),
-    "models": ("model",),
+    "models": ("model", "pass", "variant"),
     "counters": ("problem",),
 }
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
