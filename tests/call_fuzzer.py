@@ -128,8 +128,8 @@ def check_result(call: Call, found: list[np.ndarray]) -> None:
         values = expected.gradients(call.inputs["dout"], call.inputs["dlse"])
     dtype, kernels = call.inputs["query"].dtype.name, call.kernels
     tolerance = {"float64": 1e-10, "float32": 2e-5}.get(dtype, 0.1)
-    if kernels.on_tensor_cores and dtype == "float32":
-        tolerance = 0.1 if call.attributes["precision"] == 0 else kernels.tolerance
+    if kernels.on_tensor_cores and dtype == "float32":  # scores are larger here than elsewhere
+        tolerance = 0.1 if call.attributes["precision"] == 0 else 4 * kernels.tolerance
     for ours, theirs in zip(found, values, strict=False):  # a workspace comes last
         largest = np.abs(theirs, where=np.isfinite(theirs), out=np.zeros_like(theirs))
         near = tolerance * max(1.0, largest.max(initial=0))

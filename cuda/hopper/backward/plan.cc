@@ -10,6 +10,9 @@ namespace jax_na::cuda {
 namespace {
 
 constexpr double kCacheBytes = 45e6;  // of the L2 cache of an H100, nearly all
+// Wider heads take so long for a tile that going in step, which keeps what is met together, costs
+// more than it saves.
+constexpr int kMostInStep = 128;
 
 // Items that run at the same time should meet the same columns, whose sums then stay in the L2
 // cache: first come the axes of which a window covers the most.
@@ -78,7 +81,8 @@ bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limit
   const Problem first = phase_of(problem, plan.phases, kFirst);
   order_items(first, plan);
   if (first.additional > 0 && !plan_additional(first, limits, multiprocessors, plan)) return false;
-  plan.beyond_cache = met_bytes(first, plan, multiprocessors * limits.resident) > kCacheBytes;
+  plan.beyond_cache = limits.head_dim <= kMostInStep &&
+                      met_bytes(first, plan, multiprocessors * limits.resident) > kCacheBytes;
   return true;
 }
 

@@ -22,10 +22,9 @@ struct HopperBackwardShape {
   // CTAs of a multiprocessor: two where gradients of keys and values need few registers.
   static constexpr int kResident = kHeadDim > 32 ? 1 : 2;
   // Registers of a thread that computes, and of another.
-  static constexpr int kComputeRegisters = kResident == 2             ? 96
-                                           : kSums && kHeadDim == 128 ? 232
-                                                                      : 224;
-  static constexpr int kOtherRegisters = kResident == 2 ? 48 : kSums && kHeadDim == 128 ? 40 : 56;
+  static constexpr bool kMany = kSums && kHeadDim == 128;  // few are left for the others
+  static constexpr int kComputeRegisters = kResident == 2 ? 96 : kMany ? 232 : 224;
+  static constexpr int kOtherRegisters = kResident == 2 ? 48 : kMany ? 40 : 56;
   // Where the gradients of 64 keys are more than the registers of a warpgroup hold, all have the
   // same keys, and each a part of the queries and a part of the features. Elsewhere each has its
   // own keys.
