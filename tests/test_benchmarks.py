@@ -183,8 +183,10 @@ def test_paper(tmp_path: Path):
 def test_models(tmp_path: Path):
     record = Record("models", tmp_path)
     task = tasks(True)[1]
-    models.measure(record, task, "training", ["fused", "dense", "gemm"], 1)
-    fused, dense, gemm = record.report["rows"]
+    models.measure(record, task, ["fused", "dense", "gemm"], 1, on_gpu=False)
+    rows = record.report["rows"]
+    assert [row["pass"] for row in rows] == ["training"] * 3 + ["inference"] * 3
+    fused, dense, gemm = rows[:3]
     assert "reason" not in fused
     assert "reason" not in dense
     assert gemm["ms"] is None

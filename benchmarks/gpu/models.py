@@ -8,6 +8,7 @@ tokens in the place of every neighborhood, by cuDNN; "materialized" the same by 
 
 from __future__ import annotations
 
+import concurrent.futures
 from typing import Any
 
 import jax
@@ -97,13 +98,15 @@ def attention_share(step: Step) -> dict[str, Any]:
     }
 
 
-def _row(task: Task, which: str, name: str, rounds: int) -> dict[str, Any]:
-    """What is found of a kind of attention. All of it is given back before the next one comes."""
-    on_gpu, step = jax.default_backend() == "gpu", None
+def _row(
+    task: Task, made: concurrent.futures.Future[Step], rounds: int, name: str
+) -> dict[str, Any]:
+    """What is found of a kind of attention."""
+    step = None
 
     def build() -> Timed:
         nonlocal step
-        step = Step(task, name, which, on_gpu)
+        step = made.result()
         return Timed(step.dispatch)
 
     timed = attempt(build)
@@ -115,10 +118,16 @@ def _row(task: Task, which: str, name: str, rounds: int) -> dict[str, Any]:
     return found if timed.first > 1 else found | attention_share(step)
 
 
-def measure(record: Record, task: Task, which: str, names: list[str], rounds: int) -> None:
-    """Adds a row for each kind of attention."""
-    for name in names:
-        row = _row(task, which, name, rounds)
+def measure(record: Record, task: Task, names: list[str], rounds: int, on_gpu: bool) -> None:
+    """Adds a row for each pass and kind of attention; all are compiled at a time."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        made = {
+            (which, name): pool.submit(Step, task, name, which, on_gpu)
+            for which in PASSES
+            for name in names
+        }
+    for which, name in list(made):
+        row = _row(task, made.pop((which, name)), rounds, name)  # which frees its memory
         record.add(model=task.name, **{"pass": which}, unit=task.unit, variant=name, **row)
 
 
@@ -136,8 +145,7 @@ def main() -> None:
     )
     for task in tasks(options.quick):
         if options.only.lower() in task.name.lower():
-            for which in PASSES:
-                measure(record, task, which, names, options.rounds)
+            measure(record, task, names, options.rounds, on_gpu)
 
 
 if __name__ == "__main__":
