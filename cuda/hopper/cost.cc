@@ -116,7 +116,8 @@ AxisSums AxisTable::sum(int rows, int warpgroups, int columns) const {
       sums.sure += (sure_tiles(item, w, 0, item.seam_tiles, 0, columns) +
                     sure_tiles(item, w, item.seam_tiles, behind, item.seam, columns)) /
                    static_cast<double>(warpgroups);
-      sums.needed += needed_tiles(item, plan, which_, w) / static_cast<double>(warpgroups);
+      if (!rows_are_keys_)  // there nothing is passed over
+        sums.needed += needed_tiles(item, plan, which_, w) / static_cast<double>(warpgroups);
     }
     // What meets the seam of an axis twice is not cut.
     if (modular_ && item.met.size() - item.seam > item.rule.length) sums.legal = false;
