@@ -32,6 +32,8 @@ struct HopperShape {
   static constexpr int kOtherRegisters = kResident == 1 ? 72 : 48;
   static_assert(kResident * 128 * (kOtherRegisters + kWarpgroups * kConsumerRegisters) <= 65536,
                 "more registers than there are");
+  static constexpr int kLineBytes = kPanelRowBytes;  // of a row of a panel
+  static constexpr int kLineElements = kPanelElements;
   static constexpr int kPanels = (kHeadDim + kPanelElements - 1) / kPanelElements;
   static constexpr int kRowPanelBytes = kWarpgroupRows * kPanelRowBytes;
   static constexpr bool kValuesLate = true;  // needed after the keys of the next tile

@@ -116,6 +116,7 @@ struct HopperBackwardControl {
   int next_item;  // where they are not taken from a counter for all
   HopperItem items[kItemsKnown];
   int additional[kItemsKnown];  // the first of an item's additional keys; negative: it has others
+  int part[kItemsKnown];        // of the queries of a launch, which such an item has
   Interval seen[kItemsKnown][Shape::kMostPlaces];
 };
 

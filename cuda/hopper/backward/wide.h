@@ -110,10 +110,10 @@ __device__ __forceinline__ void store_wide_gradients(const HopperBackwardArgumen
   using T = typename Shape::Element;
   const HopperItem& item = control.items[slot];
   if (const int additional = control.additional[slot]; additional >= 0) {
-    add_gradients(arguments, item, additional, Shape::sum_column(0, warpgroup), dkey.first,
-                  dvalue.first);
-    add_gradients(arguments, item, additional, Shape::sum_column(1, warpgroup), dkey.second,
-                  dvalue.second);
+    add_gradients<true>(arguments, item, 0, additional, Shape::sum_column(0, warpgroup), dkey.first,
+                        dvalue.first);
+    add_gradients<true>(arguments, item, 0, additional, Shape::sum_column(1, warpgroup),
+                        dkey.second, dvalue.second);
     if (ptx::thread() % 128 == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.empty_rows[0]));
     return;
   }
