@@ -53,6 +53,8 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
       return {gradients(5, 0.22, 1000), pairs * 0.01, 5000, 20000};
     case HopperPass::kKeyGradient:
       if (limits.resident == 2) return {950, pairs * 0.04, 1500, 15000};
+      if (limits.head_dim > 128)
+        return {11.0 * limits.head_dim + 700, pairs * 0.15, 20.0 * limits.head_dim + 1500, 15000};
       return {gradients(4, 0.185, 300), pairs * 0.06, 1600, 15000};
     case HopperPass::kQueryGradient:
       if (limits.resident == 2) return {800, pairs * 0.029, 2500, 14000};

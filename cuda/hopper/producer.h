@@ -22,7 +22,8 @@ __device__ inline void produce(const Arguments& arguments, HopperControl<Shape>&
                                uint32_t base) {
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
-  RingPlace<Shape::kStages> key_place, value_place;
+  RingPlace<Shape::kStages> key_place;
+  RingPlace<Shape::kValueStages> value_place;
   RingPlace<Shape::kQueryBuffers> query_place;
   RingPlace<kItemsKnown> item_place;
 

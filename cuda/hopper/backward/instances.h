@@ -8,7 +8,9 @@
   X(32)                               \
   X(64)                               \
   X(96)                               \
-  X(128)
+  X(128)                              \
+  X(192)                              \
+  X(256)
 
 #define JAX_NA_HOPPER_BACKWARD(X) \
   X(32)                           \

@@ -19,6 +19,7 @@
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
 #include "cuda/hopper/backward/wide.h"
+#include "cuda/hopper/backward/wide_keys.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/registers.h"
@@ -85,7 +86,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     }
   } else {
     ptx::take_registers<Shape::kComputeRegisters>();
-    if constexpr (!Shape::kSums && Shape::kResident == 1)
+    if constexpr (!Shape::kSums && Shape::kWide)
+      consume_wide_keys(arguments, control, base, warpgroup);
+    else if constexpr (!Shape::kSums && Shape::kResident == 1)
       consume_keys(arguments, control, base, warpgroup);
     else if constexpr (!Shape::kSums)
       consume_light_keys(arguments, control, base, warpgroup);

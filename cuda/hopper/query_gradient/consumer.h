@@ -24,20 +24,13 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
   typename Consumer::Weights weights, dscores;
   float lse[2], delta[2];
 
-  // Keys and values of a tile have the same place of their rings: c.key_place, of the tile whose
-  // scores come next, and its like of tiles before.
+  // c.key_place is of the tile whose scores come next, from which keys of tiles before are found;
+  // c.value_place of the one whose weights' cotangents come next, or are under way.
   auto stage_before = [&](int tiles) {
     const int stage = c.key_place.stage - tiles;
     return stage < 0 ? stage + Shape::kStages : stage;
   };
   auto release = [&](uint64_t& barrier) { ptx::mbarrier_arrive(ptx::shared_address(&barrier)); };
-  auto release_once = [&](uint64_t& barrier) {
-    if (c.lane == 0) release(barrier);
-  };
-  auto wait_for_value = [&] {
-    ptx::mbarrier_wait(ptx::shared_address(&c.control.full_value[c.key_place.stage]),
-                       c.key_place.parity);
-  };
   // Of the tile whose scores there are, which is done with that.
   auto weigh = [&] {
     uint32_t seen[2];
@@ -48,7 +41,7 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
   };
   // The cotangents of a tile's weights are there, and so are the sums with the tile before.
   auto release_tiles = [&](bool begun) {
-    release_once(c.control.empty_value[stage_before(1)]);
+    c.release_value();
     if (begun) release(c.control.empty_key[stage_before(2)]);
   };
 
@@ -59,8 +52,8 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
     c.issue_keys(scores);
     fetch_statistics(arguments, c, c.control.items[slot], lse, delta);
     c.release_queries();
-    wait_for_value();
-    issue_cotangents(c, buffer, c.key_place.stage, cotangents);
+    c.wait_for_value();
+    issue_cotangents(c, buffer, c.value_place.stage, cotangents);
     ptx::wgmma_wait<1>();
     ptx::keep_here(scores);
     weigh();
@@ -73,13 +66,13 @@ __device__ __forceinline__ void consume(const HopperQueryGradientArguments& argu
       c.issue_keys(scores);
       release_tiles(begun);
       // Not needed yet, but a loop keeps the compiler from moving what follows ahead of products.
-      wait_for_value();
+      c.wait_for_value();
       ptx::keep_here(cotangents);
       find_dscores<T>(cotangents, delta, weights, dscores);
       issue_sum(c, dscores, stage_before(1), begun, out);
       ptx::wgmma_wait<1>();
       ptx::keep_here(scores);
-      issue_cotangents(c, buffer, c.key_place.stage, cotangents);
+      issue_cotangents(c, buffer, c.value_place.stage, cotangents);
       weigh();
       begun = true;
     }

@@ -21,10 +21,12 @@ struct HopperQueryGradientShape
   static constexpr int kQueryBytes = Forward::kPanels * kRowPanelBytes;
   static constexpr int kStagePanelBytes = kBlockKeys * kLineBytes;
   static constexpr int kStageBytes = Forward::kPanels * kStagePanelBytes;
-  static constexpr int kStages = 3;  // of which keys need two, and one to be ahead
+  // Keys of two tiles are needed at a time, and one to be ahead; values of one.
+  static constexpr int kStages = 3;
+  static constexpr int kValueStages = kHeadDimension > 192 ? 2 : 3;
   static constexpr int bytes(int query_buffers) {
     return query_buffers * kQueryTensors * Forward::kWarpgroups * kQueryBytes +
-           2 * kStages * kStageBytes + Forward::kControlBytes + 1024;
+           (kStages + kValueStages) * kStageBytes + Forward::kControlBytes + 1024;
   }
   static constexpr int kQueryBuffers = bytes(2) <= Forward::kMostBytes ? 2 : 1;
   static constexpr int kSharedBytes = bytes(kQueryBuffers);
@@ -36,7 +38,7 @@ struct HopperQueryGradientShape
   static constexpr int kDoutAt = kQueryBuffers * Forward::kWarpgroups * kQueryBytes;
   static constexpr int kKeyAt = kQueryTensors * kDoutAt;
   static constexpr int kValueAt = kKeyAt + kStages * kStageBytes;
-  static constexpr int kControlAt = kValueAt + kStages * kStageBytes;
+  static constexpr int kControlAt = kValueAt + kValueStages * kStageBytes;
 };
 
 }  // namespace jax_na::cuda
