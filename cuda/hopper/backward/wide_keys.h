@@ -2,9 +2,9 @@
 // in wide.h two warpgroups have the same keys, and show each other weights and the gradients of
 // scores in shared memory.
 //
-// With no sums to be made there are registers for the scores of the next tile and the cotangents of
-// its weights, which are issued ahead of the products that the present tile ends with: those run
-// beside the arithmetic of the next one.
+// The scores of the next tile and the cotangents of its weights are issued behind the products that
+// the present tile ends with. Ahead of them, with the arithmetic beside those products, they were
+// slower: the next queries take the place of the ones before, and come late.
 #pragma once
 
 #include <cstdint>
@@ -60,12 +60,6 @@ __device__ __forceinline__ void consume_wide_keys(const HopperBackwardArguments&
     issue_gradient<Shape>(out.second, of,
                           columns + wide_place<Shape>(1, warpgroup, Shape::kStagePanelBytes), add);
   };
-  auto issue_gradients = [&](uint32_t tile, bool add) {
-    ptx::wgmma_fence();
-    issue_both(dvalue, staged_weights, douts(tile), add);
-    issue_both(dkey, staged_dscores, queries(tile), add);
-    ptx::wgmma_commit();
-  };
   // Weights and the gradients of scores of the tile that was issued last.
   auto find_tile = [&] {
     ptx::keep_here(scores);
@@ -99,10 +93,7 @@ __device__ __forceinline__ void consume_wide_keys(const HopperBackwardArguments&
     ptx::wgmma_wait<0>();
     find_tile();
     for (bool begun = false;; begun = true) {
-      ptx::wgmma_wait<0>();
-      keep_gradients();
       const uint32_t tile = tiles - 1;
-      if (begun) release(tile - 1);
       // Both are done with what is staged of the tile before.
       ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
 #pragma unroll
@@ -112,14 +103,17 @@ __device__ __forceinline__ void consume_wide_keys(const HopperBackwardArguments&
       }
       ptx::fence_async_shared();
       ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
-      const bool ends = --left == 0;
-      if (ends) {
-        issue_gradients(tile, begun);
-        break;
-      }
+      ptx::wgmma_fence();
+      issue_both(dvalue, staged_weights, douts(tile), begun);
+      issue_both(dkey, staged_dscores, queries(tile), begun);
+      ptx::wgmma_commit();
+      if (--left == 0) break;
+      // Behind the products that make room for the queries of the tile after it.
       issue_tile();
-      issue_gradients(tile, begun);
       ptx::wgmma_wait<1>();
+      keep_gradients();
+      release(tile);
+      ptx::wgmma_wait<0>();
       find_tile();
     }
     ptx::wgmma_wait<0>();

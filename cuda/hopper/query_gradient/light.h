@@ -28,6 +28,9 @@ __device__ __forceinline__ void consume_light(const HopperQueryGradientArguments
   float lse[2], delta[2];
   uint32_t seen[2];
 
+  auto release = [&](int stage) {
+    ptx::mbarrier_arrive(ptx::shared_address(&c.control.empty_key[stage]));
+  };
   // Goes on to a tile that is needed, or to the item's last one.
   auto find_tile = [&] {
     c.wait_for_key();
@@ -46,10 +49,12 @@ __device__ __forceinline__ void consume_light(const HopperQueryGradientArguments
     find_tile();
     c.issue_keys(scores);
     c.release_queries();
+    int held = -1;  // the stage of the keys of the tile before, while they are summed
     for (bool begun = false;; begun = true) {
       c.look_at_columns(seen);
       ptx::wgmma_wait<0>();
       ptx::keep_here(scores);
+      if (held >= 0) release(held);
       c.hide(scores, seen);
       find_weights<T>(scores, c.factor, lse, weights);
       c.wait_for_value();
@@ -59,18 +64,28 @@ __device__ __forceinline__ void consume_light(const HopperQueryGradientArguments
       c.release_value();
       find_dscores<T>(scores, delta, weights, dscores);
       issue_sum(c, dscores, c.key_place.stage, begun, out);
-      ptx::wgmma_wait<0>();
-      ptx::keep_here(out);
-      c.release_key();
+      held = c.key_place.stage;
+      c.key_place.next();
       if (c.left == 0) break;
       --c.left;
-      find_tile();
+      c.wait_for_key();
+      c.tile = c.tile_seen();
       if (c.tile == TileMask::kNothing) {
-        c.pass_over_tile();
-        break;
+        // The keys of tiles that are passed over may have to take the place.
+        ptx::wgmma_wait<0>();
+        release(held);
+        held = -1;
+        find_tile();
+        if (c.tile == TileMask::kNothing) {
+          c.pass_over_tile();
+          break;
+        }
       }
       c.issue_keys(scores);
     }
+    ptx::wgmma_wait<0>();
+    ptx::keep_here(out);
+    if (held >= 0) release(held);
     c.store_results(out, c.item_place.stage, c.query_place.stage, scales);
     c.item_place.next();
     c.query_place.next();
