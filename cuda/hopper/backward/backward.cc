@@ -123,7 +123,6 @@ HopperBackwardChoice search(const Problem& problem, Stored stored, bool sums,
     choice.refusal = choice.queries.refusal;
     if (choice.queries.instance == nullptr) return choice;
     choice.plan.clocks += choice.queries.plan.clocks + around_clocks(problem, 4);
-    choice.plan.beyond_cache = false;  // there are no sums that could be kept in the cache
   }
   choice.plan.heads_apart = heads_apart(problem, *instance);
   choice.instance = instance;

@@ -28,9 +28,9 @@ void order_items(const Problem& problem, HopperPlan& plan) {
 }
 
 // Bytes of the queries that as many items meet as there are multiprocessors, with their cotangents
-// and sums.
-double met_bytes(const Problem& problem, const HopperPlan& plan, int multiprocessors) {
-  constexpr double kBytes = 2 + 2 + 4;
+// and sums, where there are such.
+double met_bytes(const Problem& problem, const HopperPlan& plan, bool sums, int multiprocessors) {
+  const double bytes = 2 + 2 + (sums ? 4 : 0);
   double items = multiprocessors, queries = 1;
   for (int axis : plan.order) {
     const Axis& of = problem.axes[axis];
@@ -39,7 +39,7 @@ double met_bytes(const Problem& problem, const HopperPlan& plan, int multiproces
     const double keys = side_by_side * plan.box(axis) + of.window;
     queries *= std::min(keys * of.dilation, static_cast<double>(of.length));
   }
-  return queries * problem.head_dim * kBytes;
+  return queries * problem.head_dim * bytes;
 }
 
 // Cuts the queries of a dilation group into parts of at most `wanted` tiles, or little more.
@@ -113,8 +113,9 @@ bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limit
                                 : INFINITY;
   if (first.additional > 0 && !plan_additional(first, limits, multiprocessors, most_parts, plan))
     return false;
+  const bool sums = limits.pass == HopperPass::kGradients;
   plan.beyond_cache = limits.head_dim <= kMostInStep &&
-                      met_bytes(first, plan, multiprocessors * limits.resident) > kCacheBytes;
+                      met_bytes(first, plan, sums, multiprocessors * limits.resident) > kCacheBytes;
   return true;
 }
 
