@@ -66,15 +66,15 @@ __device__ inline void find_stages(const Problem& problem, const Sweep& sweep, c
   for (int a = 0; a < kMaxRank; ++a) stage.tile.origin[a] = stage.tile.nominal[a] = origin.at[a];
   if (warp == 0 && lane < StageList::kBatch && first + lane < stages.total) {
     const int at = half * StageList::kBatch + lane;
-    stage.first = index == 0;
-    stage.last = index == stages.total - 1;
+    const bool last = index == stages.total - 1;
     const int other = batches > 1 ? half ^ 1 : half;
-    stage.next = stage.last || lane == StageList::kBatch - 1 ? other * StageList::kBatch : at + 1;
+    stage.next = last || lane == StageList::kBatch - 1 ? other * StageList::kBatch : at + 1;
+    stage.batch = of_item + 1;
     // Two batches are known for good.
-    stage.batch = lane == 0 && batches > 2 ? of_item + 1 : -1;
-    stage.views = 0;
+    stage.marks = (index == 0 ? KeyStage::kFirst : 0) | (last ? KeyStage::kLast : 0) |
+                  (lane == 0 && batches > 2 ? KeyStage::kDescribes : 0);
     for (int w = 0; w < kStreamedWarps; ++w)
-      stage.views |= find_view(sweep, work.warp[w], stage.tile, kStreamedBlock) << 4 * w;
+      stage.marks |= find_view(sweep, work.warp[w], stage.tile, kStreamedBlock) << 4 * w;
     list.stages[at] = stage;
   }
   KeyAxis axes[kMaxRank];

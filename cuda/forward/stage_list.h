@@ -11,13 +11,13 @@ namespace jax_na::cuda {
 // A stage of keys: a box of positions, or a line of additional tokens.
 struct KeyStage {
   Tile tile;
-  uint32_t views;  // find_view(...) of warp w from bit 4 w on
+  uint32_t marks;  // find_view(...) of warp w from bit 4 w on, and the bits below
   uint32_t next;   // where the next stage is in the list
-  int first;       // whether it is its item's first
-  int last;        // whether it is its last
-  int batch;       // which batch to describe when the stage is met, or -1
+  int batch;       // which batch to describe when the stage is met
 
-  JAX_NA_INLINE int view(int warp) const { return views >> 4 * warp & 15; }
+  static constexpr uint32_t kFirst = 1 << 16;      // of its item
+  static constexpr uint32_t kLast = 1 << 17;       // of its item
+  static constexpr uint32_t kDescribes = 1 << 18;  // a batch
 };
 
 // How a position along an axis becomes its share of a token.
@@ -44,12 +44,13 @@ struct StageList {
   KeyStage stages[2 * kBatch];
   alignas(16) int tokens[2 * kBatch][kStreamedBlock];  // of a stage's rows, see place(...)
   KeyAxis axes[kMaxRank];
-  StreamedItem items[2];  // by their number's parity
-  uint32_t item;          // the parity of the present one
-  int described;          // the number of the last one that is described
-  int scale_first;        // whether scores are scaled before weights are made of them
-  float scale;            // of scores, in units of log2
-  float factor;           // weights are exp2(factor * score - ..)
+  StreamedItem items[2];                 // by their number's parity
+  alignas(8) uint64_t values_have_come;  // an mbarrier of the warps
+  uint32_t item;                         // the parity of the present one
+  int described;                         // the number of the last one that is described
+  int scale_first;  // whether scores are scaled before weights are made of them
+  float scale;      // of scores, in units of log2
+  float factor;     // weights are exp2(factor * score - ..)
 
   // Where the token of a row is: those of a thread that copies each `apart`-th row are neighbours.
   JAX_NA_INLINE static int place(int row, int apart) {

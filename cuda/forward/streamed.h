@@ -13,6 +13,7 @@
 #include "cuda/launch.h"
 #include "cuda/plan.h"
 #include "cuda/ptx/cp_async.h"
+#include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/opaque.h"
 #include "cuda/ptx/shared.h"
 #include "cuda/ptx/shared_words.h"
@@ -69,6 +70,11 @@ struct StageCopies {
                     column + static_cast<int64_t>(own[i]) * from.stride, own[i] >= 0 && inside);
   }
 };
+
+// What is seldom true is compiled out of the way.
+__device__ __forceinline__ bool seldom(bool what) {
+  return __builtin_expect(what, 0);
+}
 
 // Grid: boxes of all dilation groups, and CTAs that share the items of a box.
 template <typename T, int kHeadDim, int kBlock>
@@ -277,6 +283,7 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   } else if (lane == 0) {
     find_item(arguments, sweep, 0, sizeof(T), list);
     list.item = 0;
+    ptx::mbarrier_init(ptx::shared_address(&list.values_have_come), kStreamedWarps);
     // A factor of the exponent has to be positive, and the same for scores and bias.
     list.scale_first = problem.bias_batch > 0 || problem.scale <= 0;
     list.scale = static_cast<float>(problem.scale * 1.4426950408889634);
@@ -290,36 +297,51 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   load_own(0);
   ptx::cp_async_commit();
   begin_item();
-  for (uint32_t at = 0;;) {
+  const uint32_t values_have_come = ptx::shared_address(&list.values_have_come);
+  // Where the stage is in the list, and above that the parity of their number.
+  constexpr uint32_t kSlots = 2 * StageList::kBatch;
+  for (uint32_t state = 0;;) {
+    auto at = [&] { return state % kSlots; };
     ptx::cp_async_wait<0>();
     // The keys have come, for everybody, and nobody reads values any more.
     __syncthreads();
-    load_values(list.item, at);
+    const uint32_t marks = list.stages[at()].marks;
+    load_values(list.item, at());
     ptx::cp_async_commit();
-    if (const int batch = list.stages[at].batch; batch >= 0)
-      find_stages<StageCopies<T, kHeadDim>::kApart>(problem, sweep, work, batch,
-                                                    at / StageList::kBatch ^ 1, places, list);
-    if (list.stages[at].first && threadIdx.x == 0)
-      find_item(arguments, sweep, list.described + 1, sizeof(T), list);
-    const int view = list.stages[at].view(warp);
+    if (seldom(marks & (KeyStage::kFirst | KeyStage::kDescribes))) {
+      if (marks & KeyStage::kDescribes)
+        find_stages<StageCopies<T, kHeadDim>::kApart>(problem, sweep, work, list.stages[at()].batch,
+                                                      at() / StageList::kBatch ^ 1, places, list);
+      if ((marks & KeyStage::kFirst) && threadIdx.x == 0)
+        find_item(arguments, sweep, list.described + 1, sizeof(T), list);
+    }
+    // From here on values are waited for and keys no longer read.
+    auto arrive = [&] {
+      ptx::cp_async_wait<0>();
+      __syncwarp();
+      if (lane == 0) ptx::mbarrier_arrive(values_have_come);
+    };
+    const int view = marks >> 4 * warp & 15;
     Weights<T> weights[kChunks][kRowTiles];
     if (view & kMet) {
       float scores[kRowTiles][kTiles][4];
       find_scores(scores);
+      arrive();
       const int unsure = view & kAllUnsure;
-      if (unsure != 0 || list.scale_first)
-        treat_all(scores, list.stages[at].tile, list.items[list.item].bias, unsure);
+      if (seldom(unsure != 0 || list.scale_first))
+        treat_all(scores, list.stages[at()].tile, list.items[list.item].bias, unsure);
       weigh(scores, weights);
+    } else {
+      arrive();
     }
-    ptx::cp_async_wait<0>();
     // The values have come, for everybody, and nobody reads keys any more.
-    __syncthreads();
-    const uint32_t last = list.stages[at].last;
-    if (!last || list.items[list.item].more) load_keys(list.item ^ last, list.stages[at].next);
+    ptx::mbarrier_poll(values_have_come, state / kSlots);
+    const uint32_t last = marks & KeyStage::kLast ? 1 : 0;
+    if (!last || list.items[list.item].more) load_keys(list.item ^ last, list.stages[at()].next);
     ptx::cp_async_commit();
     if (view & kMet) add_values(weights);
-    at = list.stages[at].next;
-    if (last) {
+    state = list.stages[at()].next + (~state & kSlots);
+    if (seldom(last)) {
       const uint32_t item = list.item;
       finish(list.items[item]);
       if (!list.items[item].more) return;
