@@ -26,8 +26,8 @@
   X(128, 1, 32, kSplit)          \
   X(256, 1, 16, kSplit)
 
-// X(head_dim, block): the kernels that stream alone
-#define JAX_NA_STREAMED_16_BIT(X) X(64, 64) X(96, 64) X(128, 64)
+// X(head_dim): the kernels that only stream
+#define JAX_NA_STREAMED_16_BIT(X) X(64) X(96) X(128)
 #define JAX_NA_STREAMED_32_BIT(X)
 
 // X(head_dim, row_tiles, block, products)

@@ -79,7 +79,9 @@ constexpr double kChunkByChunk = 1.3;          // where a tile does not fill the
 constexpr double kClocksPerStage = 250.0;      // two barriers and a wait
 constexpr double kClocksPerStart = 3000.0;     // of a CTA, before its first item
 constexpr double kClocksPerItem = 500.0;
+constexpr double kClocksPerStreamedItem = 17000.0;  // masks at the ends of its stages included
 constexpr double kClocksPerOwnLoad = 1500.0;  // an item's stationary rows, where nothing covers it
+constexpr double kStreamedByWarpsOf16 = 1.5;  // rows, at 64 features and more
 constexpr double kCostOfMissingWarp = 0.05;   // of 16 that hide each other's latency, or of 8
 constexpr int kSms = 132;
 
@@ -156,9 +158,13 @@ struct Search {
     const double exposed = sweep.buffers == 2 || limits.streams ? 0.2 : 1.0 / resident;
     // Items that a CTA goes through when the GPU is filled once.
     const double share = std::max(1.0, std::min(boxes * items / (kSms * resident), items));
-    double cost = compute + loaded * (0.5 + exposed) + stages * kClocksPerStage / resident +
-                  (kClocksPerItem + kClocksPerStart / share) / resident;
+    double cost =
+        compute + loaded * (0.5 + exposed) + stages * kClocksPerStage / resident +
+        ((limits.streams ? kClocksPerStreamedItem : kClocksPerItem) + kClocksPerStart / share) /
+            resident;
     if (sweep.own_buffers < sweep.buffers) cost += kClocksPerOwnLoad / resident;
+    if (forward && sweep.streamed && sweep.row_tiles == 1 && limits.head_dim >= 64)
+      cost *= kStreamedByWarpsOf16;
     const int hiding = limits.streams ? 8 : 16;
     cost *= 1.0 + kCostOfMissingWarp * std::max(0, hiding - resident * warps);
     cost *= std::max(boxes * items / kSms, 1.0);

@@ -45,9 +45,9 @@ __device__ __forceinline__ int find_token(const int (&origin)[kMaxRank], int lin
   return met ? token : kZeros;
 }
 
-// Describes batch number `batch` of an item's stages, counted on into the next item, in one half of
-// the list. Every thread calls it: each lane finds where a stage begins, and each warp the tokens
-// of some of them.
+// Describes batch number `batch` of an item's stages, which behind the last is the first again, in
+// one half of the list. Every thread calls it: each lane finds where a stage begins, and each warp
+// the tokens of some of them, for threads that copy each kApart-th row.
 template <int kApart>
 __device__ inline void find_stages(const Problem& problem, const Sweep& sweep, const Work& work,
                                    int batch, int half, const Place* places, StageList& list) {
@@ -64,18 +64,24 @@ __device__ inline void find_stages(const Problem& problem, const Sweep& sweep, c
   const StageOrigin origin = stages.origin(sweep, window ? index : 0);
 #pragma unroll
   for (int a = 0; a < kMaxRank; ++a) stage.tile.origin[a] = stage.tile.nominal[a] = origin.at[a];
-  if (warp == 0 && lane < StageList::kBatch && first + lane < stages.total) {
-    const int at = half * StageList::kBatch + lane;
-    const bool last = index == stages.total - 1;
-    const int other = batches > 1 ? half ^ 1 : half;
-    stage.next = last || lane == StageList::kBatch - 1 ? other * StageList::kBatch : at + 1;
-    stage.batch = of_item + 1;
-    // Two batches are known for good.
-    stage.marks = (index == 0 ? KeyStage::kFirst : 0) | (last ? KeyStage::kLast : 0) |
-                  (lane == 0 && batches > 2 ? KeyStage::kDescribes : 0);
-    for (int w = 0; w < kStreamedWarps; ++w)
-      stage.marks |= find_view(sweep, work.warp[w], stage.tile, kStreamedBlock) << 4 * w;
-    list.stages[at] = stage;
+  if (warp == 0) {
+    // Each lane finds what one warp sees of one stage.
+    static_assert(StageList::kBatch * kStreamedWarps == 32);
+    const int seeing = lane / StageList::kBatch;
+    uint32_t views = find_view(sweep, work.warp[seeing], stage.tile, kStreamedBlock) << 4 * seeing;
+    for (int apart = StageList::kBatch; apart < 32; apart *= 2)
+      views |= __shfl_xor_sync(~0u, views, apart);
+    if (lane < StageList::kBatch && first + lane < stages.total) {
+      const int at = half * StageList::kBatch + lane;
+      const bool last = index == stages.total - 1;
+      const int other = batches > 1 ? half ^ 1 : half;
+      stage.next = last || lane == StageList::kBatch - 1 ? other * StageList::kBatch : at + 1;
+      stage.batch = of_item + 1;
+      // Two batches are known for good.
+      stage.marks = views | (index == 0 ? KeyStage::kFirst : 0) | (last ? KeyStage::kLast : 0) |
+                    (lane == 0 && batches > 2 ? KeyStage::kDescribes : 0);
+      list.stages[at] = stage;
+    }
   }
   KeyAxis axes[kMaxRank];
 #pragma unroll

@@ -27,20 +27,20 @@ Instance instance() {
   return made;
 }
 
-template <int kHeadDim, int kBlock>
+template <int kHeadDim>
 Instance streamed() {
   Instance made{};
   made.limits = {kHeadDim,
                  sizeof(T),
-                 kBlock,
+                 kStreamedBlock,
                  kStreamedRowTiles,
-                 sizeof(Columns<kBlock>),
+                 sizeof(Columns<kStreamedBlock>),
                  0,
                  0,
                  kStreamedWarps * kStreamedResident<kHeadDim>,
                  true};
   made.precision = Precision::kDefault;
-  made.kernel = ptx::address_of(&streamed_kernel<T, kHeadDim, kBlock>);
+  made.kernel = ptx::address_of(&streamed_kernel<T, kHeadDim>);
   return made;
 }
 
@@ -50,7 +50,7 @@ template <>
 const std::vector<Instance>& forward_instances<T>() {
 #define JAX_NA_ENTRY(head_dim, row_tiles, block, products) \
   instance<head_dim, row_tiles, block, Products::products>(),
-#define JAX_NA_STREAMED(head_dim, block) streamed<head_dim, block>(),
+#define JAX_NA_STREAMED(head_dim) streamed<head_dim>(),
   static const std::vector<Instance> table = {JAX_NA_INSTANCES(FORWARD, JAX_NA_ENTRY)
                                                   JAX_NA_INSTANCES(STREAMED, JAX_NA_STREAMED)};
 #undef JAX_NA_STREAMED

@@ -44,13 +44,14 @@ struct StageList {
   KeyStage stages[2 * kBatch];
   alignas(16) int tokens[2 * kBatch][kStreamedBlock];  // of a stage's rows, see place(...)
   KeyAxis axes[kMaxRank];
-  StreamedItem items[2];                 // by their number's parity
-  alignas(8) uint64_t values_have_come;  // an mbarrier of the warps
-  uint32_t item;                         // the parity of the present one
-  int described;                         // the number of the last one that is described
-  int scale_first;  // whether scores are scaled before weights are made of them
-  float scale;      // of scores, in units of log2
-  float factor;     // weights are exp2(factor * score - ..)
+  // Which keys of a stage the rows of each warp see: a word for each of four lanes.
+  alignas(16) uint32_t seen[kStreamedWarps][32][4];
+  StreamedItem items[2];  // by their number's parity
+  uint32_t item;          // the parity of the present one
+  int described;          // the number of the last one that is described
+  int scale_first;        // whether scores are scaled before weights are made of them
+  float scale;            // of scores, in units of log2
+  float factor;           // weights are exp2(factor * score - ..)
 
   // Where the token of a row is: those of a thread that copies each `apart`-th row are neighbours.
   JAX_NA_INLINE static int place(int row, int apart) {

@@ -13,7 +13,6 @@
 #include "cuda/launch.h"
 #include "cuda/plan.h"
 #include "cuda/ptx/cp_async.h"
-#include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/opaque.h"
 #include "cuda/ptx/shared.h"
 #include "cuda/ptx/shared_words.h"
@@ -77,12 +76,13 @@ __device__ __forceinline__ bool seldom(bool what) {
 }
 
 // Grid: boxes of all dilation groups, and CTAs that share the items of a box.
-template <typename T, int kHeadDim, int kBlock>
+template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDim>)
     streamed_kernel(const __grid_constant__ Forward arguments,
                     const __grid_constant__ Sweep sweep) {
   using R = Rows<T, kHeadDim>;
-  constexpr int kRowTiles = kStreamedRowTiles, kTiles = kBlock / 8, kChunks = kBlock / 16;
+  constexpr int kRowTiles = kStreamedRowTiles, kBlock = kStreamedBlock;
+  constexpr int kTiles = kBlock / 8, kChunks = kBlock / 16;
 
   JAX_NA_SHARED(shared);
   const Problem& problem = arguments.problem;
@@ -195,12 +195,12 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   };
 
   // Scales a row's scores, adds the bias, and hides what the row does not see.
-  auto treat = [&](float (&scores)[kTiles][4], int r, const RowWork& row, const Tile& tile,
-                   const float* bias, int unsure) {
-    const uint32_t seen = unsure != 0 ? seen_columns(columns, sweep, row, tile, unsure, t) : ~0u;
+  auto treat = [&](float (&scores)[kTiles][4], int r, int row, const Tile& tile) {
+    const uint32_t seen = list.seen[warp][row][t];
     if (list.scale_first) {
       const float scale = list.scale;
-      const int at = bias != nullptr ? row.bias + tile_bias(problem, tile.origin, 1) : 0;
+      const float* bias = tile.line > 0 ? nullptr : list.items[list.item].bias;
+      const int at = own_rows[row].bias + tile_bias(problem, tile.origin, 1);
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
@@ -219,14 +219,21 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
         if (!(seen >> (2 * n + e) & 1)) scores[n][2 * r + e] = -INFINITY;
     }
   };
-  auto treat_all = [&](float (&scores)[kRowTiles][kTiles][4], const Tile& tile, const float* bias,
-                       int unsure) {
-    if (tile.line > 0) bias = nullptr;
+  auto treat_all = [&](float (&scores)[kRowTiles][kTiles][4], const Tile& tile, int unsure) {
+    __syncwarp();
+    if (tile.line > 0) {
+      const uint32_t in_use = first_columns(tile.line, t);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) list.seen[warp][8 * i + lane / 4][t] = in_use;
+    } else {  // each lane finds what one row sees
+      *reinterpret_cast<uint4*>(list.seen[warp][lane]) =
+          seen_by_row(columns, sweep, own_rows[lane], tile, unsure);
+    }
+    __syncwarp();
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-      for (int r = 0; r < 2; ++r)
-        treat(scores[m], r, own_rows[16 * m + 8 * r + lane / 4], tile, bias, unsure);
+      for (int r = 0; r < 2; ++r) treat(scores[m], r, 16 * m + 8 * r + lane / 4, tile);
     }
   };
 
@@ -283,7 +290,6 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   } else if (lane == 0) {
     find_item(arguments, sweep, 0, sizeof(T), list);
     list.item = 0;
-    ptx::mbarrier_init(ptx::shared_address(&list.values_have_come), kStreamedWarps);
     // A factor of the exponent has to be positive, and the same for scores and bias.
     list.scale_first = problem.bias_batch > 0 || problem.scale <= 0;
     list.scale = static_cast<float>(problem.scale * 1.4426950408889634);
@@ -297,50 +303,37 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   load_own(0);
   ptx::cp_async_commit();
   begin_item();
-  const uint32_t values_have_come = ptx::shared_address(&list.values_have_come);
-  // Where the stage is in the list, and above that the parity of their number.
-  constexpr uint32_t kSlots = 2 * StageList::kBatch;
-  for (uint32_t state = 0;;) {
-    auto at = [&] { return state % kSlots; };
+  for (uint32_t at = 0;;) {
     ptx::cp_async_wait<0>();
     // The keys have come, for everybody, and nobody reads values any more.
     __syncthreads();
-    const uint32_t marks = list.stages[at()].marks;
-    load_values(list.item, at());
+    const uint32_t marks = list.stages[at].marks;
+    load_values(list.item, at);
     ptx::cp_async_commit();
     if (seldom(marks & (KeyStage::kFirst | KeyStage::kDescribes))) {
       if (marks & KeyStage::kDescribes)
-        find_stages<StageCopies<T, kHeadDim>::kApart>(problem, sweep, work, list.stages[at()].batch,
-                                                      at() / StageList::kBatch ^ 1, places, list);
+        find_stages<StageCopies<T, kHeadDim>::kApart>(problem, sweep, work, list.stages[at].batch,
+                                                      at / StageList::kBatch ^ 1, places, list);
       if ((marks & KeyStage::kFirst) && threadIdx.x == 0)
         find_item(arguments, sweep, list.described + 1, sizeof(T), list);
     }
-    // From here on values are waited for and keys no longer read.
-    auto arrive = [&] {
-      ptx::cp_async_wait<0>();
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(values_have_come);
-    };
     const int view = marks >> 4 * warp & 15;
     Weights<T> weights[kChunks][kRowTiles];
     if (view & kMet) {
       float scores[kRowTiles][kTiles][4];
       find_scores(scores);
-      arrive();
       const int unsure = view & kAllUnsure;
-      if (seldom(unsure != 0 || list.scale_first))
-        treat_all(scores, list.stages[at()].tile, list.items[list.item].bias, unsure);
+      if (seldom(unsure != 0 || list.scale_first)) treat_all(scores, list.stages[at].tile, unsure);
       weigh(scores, weights);
-    } else {
-      arrive();
     }
+    ptx::cp_async_wait<0>();
     // The values have come, for everybody, and nobody reads keys any more.
-    ptx::mbarrier_poll(values_have_come, state / kSlots);
+    __syncthreads();
     const uint32_t last = marks & KeyStage::kLast ? 1 : 0;
-    if (!last || list.items[list.item].more) load_keys(list.item ^ last, list.stages[at()].next);
+    if (!last || list.items[list.item].more) load_keys(list.item ^ last, list.stages[at].next);
     ptx::cp_async_commit();
     if (view & kMet) add_values(weights);
-    state = list.stages[at()].next + (~state & kSlots);
+    at = list.stages[at].next;
     if (seldom(last)) {
       const uint32_t item = list.item;
       finish(list.items[item]);

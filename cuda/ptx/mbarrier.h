@@ -47,20 +47,4 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, int parity) {
   }
 }
 
-// The same on GPUs before Hopper, which have no instruction that takes its time.
-__device__ __forceinline__ void mbarrier_poll(uint32_t barrier, int parity) {
-  uint32_t done;
-  do {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-        "selp.b32 %0, 1, 0, done;\n"
-        "}\n"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  } while (done == 0);
-}
-
 }  // namespace jax_na::cuda::ptx

@@ -31,8 +31,4 @@ inline void mbarrier_wait(uint32_t barrier, int parity) {
   emulation::wait_for_mbarrier(barrier, parity);
 }
 
-inline void mbarrier_poll(uint32_t barrier, int parity) {
-  emulation::wait_for_mbarrier(barrier, parity);
-}
-
 }  // namespace jax_na::cuda::ptx
