@@ -13,6 +13,7 @@
 #include "cuda/hopper/softmax.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
+#include "cuda/ptx/mma.h"
 #include "cuda/ptx/named_barrier.h"
 #include "cuda/ptx/tma.h"
 #include "cuda/ptx/wgmma.h"
@@ -100,6 +101,31 @@ struct HopperConsumer {
     issue_scores<Shape>(scores, queries(query_place.stage), key_stage());
     ptx::wgmma_commit();
   }
+  // The same scores by one warp alone, of a tile whose stage was not released yet.
+  __device__ __forceinline__ void repeat_scores(Scores& scores) {
+    const int query = 16 * warp + lane % 16, key = lane / 16 * 8 + lane % 8;
+#pragma unroll
+    for (float& score : scores) score = 0.f;
+#pragma unroll 1
+    for (int step = 0; step < Shape::kHeadDim / 16; ++step) {
+      const uint32_t rows = queries(query_place.stage) + step / 4 * Shape::kRowPanelBytes;
+      const uint32_t columns = key_stage() + step / 4 * Shape::kStagePanelBytes;
+      const int chunk = 2 * (step % 4);
+      uint32_t a[4];
+      ptx::ldmatrix(a, rows + query * kPanelRowBytes + ((chunk + lane / 16) ^ (query % 8)) * 16);
+#pragma unroll
+      for (int n = 0; n < Shape::kBlock / 8; n += 2) {
+        uint32_t b[4];
+        ptx::ldmatrix(b, columns + (8 * n + key) * kPanelRowBytes +
+                             ((chunk + lane / 8 % 2) ^ (key % 8)) * 16);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          auto& d = *reinterpret_cast<float (*)[4]>(scores + 4 * (n + i));
+          ptx::mma(d, a, b[2 * i], b[2 * i + 1], d, T());
+        }
+      }
+    }
+  }
   __device__ __forceinline__ void issue_values(Out& out, const Weights& weights, bool begun) {
     ptx::wgmma_fence();
     issue_combination<Shape>(out, weights, value_stage(), begun);
@@ -130,9 +156,12 @@ struct HopperConsumer {
     return row + 8 * r < arguments.plan.row_count();
   }
   __device__ __forceinline__ void look_at_columns(uint32_t (&seen)[2]) const {
-    const TileMask& mask = control.masks[key_place.stage][warpgroup];
-    seen[0] = mask.word[row][lane % 4];
-    seen[1] = mask.word[row + 8][lane % 4];
+    const uint32_t* words = &control.masks[key_place.stage][warpgroup].word[0][0];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint32_t at = control.row_words[64 * warp + lane + 32 * r];
+      seen[r] = words[at & 0xffff] & words[at >> 16];
+    }
   }
   __device__ __forceinline__ void look(uint32_t (&seen)[2]) {
     tile = tile_seen();
@@ -168,7 +197,8 @@ struct HopperConsumer {
     return found;
   }
   // The factors that normalise the rows of the item in `slot`, and its log-sum-exps.
-  __device__ __forceinline__ void finish_sums(int slot, LazySoftmax& softmax, float (&inverse)[2]) {
+  template <typename Softmax>
+  __device__ __forceinline__ void finish_sums(int slot, Softmax& softmax, float (&inverse)[2]) {
     const HopperItem& item = control.items[slot];
     float lse[2];
     softmax.finish(inverse, lse);

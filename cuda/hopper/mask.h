@@ -70,6 +70,21 @@ __device__ inline void fill_places(const HopperPlan& plan, Control& control) {
         row_places(plan, i / kWarpgroupRows, i % kWarpgroupRows);
 }
 
+// Where the words with t of a row are in a mask of keys: that of its line in the lower half, that
+// of its place in the upper one.
+__device__ __forceinline__ uint32_t row_words(const HopperPlan& plan, int row, int t) {
+  if (row >= plan.row_count()) row = 0;
+  const int place = plan.rows[0] * plan.rows[1] + row % plan.rows[2];
+  return (4 * (row / plan.rows[2]) + t) | (4 * place + t) << 16;
+}
+
+// Fills the table of them, by all threads of the block.
+template <typename Shape, typename Control>
+__device__ inline void fill_row_words(const HopperPlan& plan, Control& control) {
+  for (int i = threadIdx.x; i < 4 * kWarpgroupRows; i += Shape::kThreads)
+    control.row_words[i] = row_words(plan, i / 4, i % 4);
+}
+
 // Where an axis begins in an item's `seen`.
 __device__ __forceinline__ int seen_begin(const HopperPlan& plan, int axis) {
   return axis == 0 ? 0 : plan.box(0) + (axis == 1 ? 0 : plan.box(1));
@@ -79,10 +94,10 @@ __device__ __forceinline__ int seen_begin(const HopperPlan& plan, int axis) {
 template <int kScores>
 __device__ __forceinline__ void hide_columns(float (&scores)[kScores], const uint32_t (&seen)[2]) {
 #pragma unroll
-  for (int n = 0; n < kScores / 4; ++n) {
+  for (int r = 0; r < 2; ++r) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if (!(seen[i / 2] >> (2 * n + i % 2) & 1)) scores[4 * n + i] = -INFINITY;
+    for (int b = 0; b < kScores / 2; ++b)
+      if (!(seen[r] & (1u << b))) scores[4 * (b / 2) + 2 * r + b % 2] = -INFINITY;
   }
 }
 
