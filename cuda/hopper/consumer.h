@@ -11,6 +11,7 @@
 #include "cuda/hopper/results.h"
 #include "cuda/hopper/shared.h"
 #include "cuda/hopper/softmax.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/mma.h"
@@ -41,9 +42,12 @@ struct HopperConsumer {
   const int warpgroup;
   const int thread, warp, lane;
   const int row;  // and the one 8 rows on
+  // Operands of products: the warpgroup's queries, keys and values, in their first places.
+  const WgmmaPlace first_queries, first_keys, first_values;
   // exp2(factor * score); where that would not do the scores are scaled first.
+  const float scale;
   const bool scale_first;
-  const float scale, factor;
+  const float factor;
 
   RingPlace<Shape::kStages> key_place, value_place;
   RingPlace<Shape::kQueryBuffers> query_place;
@@ -63,8 +67,11 @@ struct HopperConsumer {
         warp(thread / 32),
         lane(thread % 32),
         row(16 * warp + lane / 4),
-        scale_first(arguments.problem.scale <= 0),
+        first_queries(base + Shape::kQueryAt + warpgroup * Shape::kQueryBytes, 0),
+        first_keys(base + Shape::kKeyAt, 0),
+        first_values(base + Shape::kValueAt, Shape::kStagePanelBytes),
         scale(static_cast<float>(arguments.problem.scale * 1.4426950408889634)),
+        scale_first(!(scale > 0)),
         factor(scale_first ? 1.f : scale) {}
 
   __device__ __forceinline__ void wait_for_key() const {
@@ -88,9 +95,6 @@ struct HopperConsumer {
   __device__ __forceinline__ uint32_t key_stage() const {
     return base + Shape::kKeyAt + key_place.stage * Shape::kStageBytes;
   }
-  __device__ __forceinline__ uint32_t value_stage() const {
-    return base + Shape::kValueAt + value_place.stage * Shape::kStageBytes;
-  }
   __device__ __forceinline__ uint32_t queries(int buffer) const {
     return base + Shape::kQueryAt + (buffer * Shape::kWarpgroups + warpgroup) * Shape::kQueryBytes;
   }
@@ -98,11 +102,14 @@ struct HopperConsumer {
   // scores = queries keys^T, of the present tile of keys, and out = weights values (+ out).
   __device__ __forceinline__ void issue_keys(Scores& scores) {
     ptx::wgmma_fence();
-    issue_scores<Shape>(scores, queries(query_place.stage), key_stage());
+    issue_scores<Shape>(
+        scores, first_queries.operand(query_place.stage * Shape::kWarpgroups * Shape::kQueryBytes),
+        first_keys.operand(key_place.stage * Shape::kStageBytes));
     ptx::wgmma_commit();
   }
   // The same scores by one warp alone, of a tile whose stage was not released yet.
   __device__ __forceinline__ void repeat_scores(Scores& scores) {
+    const int lane = ptx::lane(), warp = ptx::thread() % 128 / 32;
     const int query = 16 * warp + lane % 16, key = lane / 16 * 8 + lane % 8;
 #pragma unroll
     for (float& score : scores) score = 0.f;
@@ -128,7 +135,8 @@ struct HopperConsumer {
   }
   __device__ __forceinline__ void issue_values(Out& out, const Weights& weights, bool begun) {
     ptx::wgmma_fence();
-    issue_combination<Shape>(out, weights, value_stage(), begun);
+    issue_combination<Shape>(out, weights,
+                             first_values.operand(value_place.stage * Shape::kStageBytes), begun);
     ptx::wgmma_commit();
   }
 
@@ -156,11 +164,13 @@ struct HopperConsumer {
     return row + 8 * r < arguments.plan.row_count();
   }
   __device__ __forceinline__ void look_at_columns(uint32_t (&seen)[2]) const {
-    const uint32_t* words = &control.masks[key_place.stage][warpgroup].word[0][0];
+    const auto* words =
+        reinterpret_cast<const unsigned char*>(control.masks[key_place.stage][warpgroup].word);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const uint32_t at = control.row_words[64 * warp + lane + 32 * r];
-      seen[r] = words[at & 0xffff] & words[at >> 16];
+      const uint32_t at = control.row_words[r][thread];
+      seen[r] = *reinterpret_cast<const uint32_t*>(words + (at & 0xffff)) &
+                *reinterpret_cast<const uint32_t*>(words + (at >> 16));
     }
   }
   __device__ __forceinline__ void look(uint32_t (&seen)[2]) {

@@ -52,16 +52,18 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
       ptx::wgmma_wait<0>();
       ptx::keep_here(out);
       c.release_value();
-      while (c.tile == TileMask::kNothing && c.left > 0) {
-        --c.left;
-        c.pass_over_tile();
-        c.wait_for_key();
-        c.tile = c.tile_seen();
-      }
       if (c.tile == TileMask::kNothing) {
-        c.pass_over_tile();
-        owes = false;
-        break;
+        while (c.tile == TileMask::kNothing && c.left > 0) {
+          --c.left;
+          c.pass_over_tile();
+          c.wait_for_key();
+          c.tile = c.tile_seen();
+        }
+        if (c.tile == TileMask::kNothing) {
+          c.pass_over_tile();
+          owes = false;
+          break;
+        }
       }
       c.issue_keys(scores);
       c.look_at_columns(seen);
@@ -76,7 +78,8 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
         }
         const bool trusted = softmax.weigh(scores, c.factor);
         c.pack_weights(scores, weights);
-        if (trusted || sure) break;
+        if (trusted) break;
+        if (sure) break;
         c.repeat_scores(scores);
         c.look_at_columns(seen);
         c.hide(scores, seen);

@@ -70,19 +70,22 @@ __device__ inline void fill_places(const HopperPlan& plan, Control& control) {
         row_places(plan, i / kWarpgroupRows, i % kWarpgroupRows);
 }
 
-// Where the words with t of a row are in a mask of keys: that of its line in the lower half, that
-// of its place in the upper one.
+// Where the words of a row and of t are in a mask of keys, in bytes: that of its line in the lower
+// half, that of its place in the upper one.
 __device__ __forceinline__ uint32_t row_words(const HopperPlan& plan, int row, int t) {
   if (row >= plan.row_count()) row = 0;
   const int place = plan.rows[0] * plan.rows[1] + row % plan.rows[2];
-  return (4 * (row / plan.rows[2]) + t) | (4 * place + t) << 16;
+  return (16 * (row / plan.rows[2]) + 4 * t) | (16 * place + 4 * t) << 16;
 }
 
-// Fills the table of them, by all threads of the block.
+// Fills the table of them, by all threads of the block, for the two rows of a consumer's thread.
 template <typename Shape, typename Control>
 __device__ inline void fill_row_words(const HopperPlan& plan, Control& control) {
-  for (int i = threadIdx.x; i < 4 * kWarpgroupRows; i += Shape::kThreads)
-    control.row_words[i] = row_words(plan, i / 4, i % 4);
+  for (int i = threadIdx.x; i < 2 * 128; i += Shape::kThreads) {
+    const int r = i / 128, thread = i % 128;
+    control.row_words[r][thread] =
+        row_words(plan, thread / 32 * 16 + thread % 32 / 4 + 8 * r, thread % 4);
+  }
 }
 
 // Where an axis begins in an item's `seen`.

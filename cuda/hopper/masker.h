@@ -79,7 +79,8 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
       return __any_sync(~0u, any != 0) != 0;
     };
 
-    int z = 0, y = 0, x = 0;
+    int z = first_tile<Shape>(item, 0), y = first_tile<Shape>(item, 1),
+        x = first_tile<Shape>(item, 2);
     for (int tile = 0; tile < total; ++tile) {
       bool place_sure = true;
       if (tile >= windows) {
@@ -89,7 +90,7 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
         line_sure = count >= keys;
         line_met = true;
       } else {
-        if (x == 0) {
+        if (x == 0 || tile == 0) {
           const TileAxis along_z(plan, control, slot, 0, z), along_y(plan, control, slot, 1, y);
           line_met = write_words(lines, line, [&](int at) {
             const uint32_t place = control.places[warpgroup][at * places];
@@ -121,7 +122,7 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
         x = 0;
         if (++y == item.axis[1].tiles) {
           y = 0;
-          ++z;
+          if (++z == item.axis[0].tiles) z = 0;
         }
       }
     }

@@ -68,6 +68,15 @@ struct HopperShape {
   static constexpr int kMostBelow = kBlock + 5;
 };
 
+// Tiles follow each other from this one on, along an axis, and end before it. Light consumers look
+// for maxima until every row has met something: where there are many tiles they begin in the
+// middle, which most rows meet.
+template <typename Shape>
+__device__ __forceinline__ int first_tile(const HopperItem& item, int axis) {
+  const int tiles = item.axis[axis].tiles;
+  return Shape::kResident > 1 && tiles >= 8 ? tiles / 2 : 0;
+}
+
 // Items that are described at a time.
 constexpr int kItemsKnown = 3;
 
@@ -99,7 +108,7 @@ struct HopperControl {
   uint32_t lines[Shape::kWarpgroups][kWarpgroupRows][4];  // of the present line of tiles
   uint32_t below[Shape::kMostBelow][4];
   uint32_t places[Shape::kWarpgroups][kWarpgroupRows];  // of the rows in their boxes
-  uint32_t row_words[4 * kWarpgroupRows];               // of masks
+  uint32_t row_words[2][128];                           // of masks
   HopperItem items[kItemsKnown];
   Interval seen[kItemsKnown][Shape::kMostPlaces];
 };
