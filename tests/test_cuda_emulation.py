@@ -7,6 +7,7 @@ import pytest
 from emulation import build, compiler
 
 pytestmark = [
+    pytest.mark.xdist_group("emulation"),
     pytest.mark.skipif(sys.platform != "linux", reason="the emulation is written for Linux"),
     pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler"),
 ]

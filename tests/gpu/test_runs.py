@@ -32,9 +32,13 @@ def busy(stop):
         jax.block_until_ready(x @ x)
 
 
-@pytest.mark.parametrize(
-    ("implementation", "dtype"), sorted({(kind.implementation, kind.dtype) for kind in KINDS})
-)
+UNDER_LOAD = [  # by few processes, whose loads would make all others wait
+    pytest.param(*found, marks=pytest.mark.xdist_group(f"under-load-{found[0]}"))
+    for found in sorted({(kind.implementation, kind.dtype) for kind in KINDS})
+]
+
+
+@pytest.mark.parametrize(("implementation", "dtype"), UNDER_LOAD)
 @pytest.mark.parametrize("problem", [PLANE, VOLUME, LINE, WIDE, MORE], ids=str)
 def test_runs_agree_to_the_bit(problem, implementation, dtype):
     problem = dataclasses.replace(problem, head_dim=64, value_dim=64)
