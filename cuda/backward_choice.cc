@@ -10,9 +10,17 @@ double factor_of(const Problem& problem) {
   return problem.head_dim > 64 ? 1.5 : problem.head_dim > 32 ? 1.8 : 1.2;
 }
 
+// What the gradients of additional keys take at least beside the kernels of warps: four products of
+// each feature of a query with each key, of which a multiprocessor makes 128 a clock.
+double additional_clocks(const Problem& problem, const Device& device) {
+  const double rows = static_cast<double>(problem.batch) * problem.query_tokens() * problem.heads;
+  return rows * problem.additional * 4 * problem.head_dim / (128.0 * device.multiprocessors);
+}
+
 // The prediction of the kernels of warps, on the scale of those of the Hopper kernels.
 double hopper_clocks(const BackwardChoice& choice) {
-  return choice.warps_factor * (choice.query_gradient.clocks + choice.key_gradient.clocks);
+  return choice.warps_factor * (choice.query_gradient.clocks + choice.key_gradient.clocks) +
+         choice.additional_clocks;
 }
 
 bool has_warps(const BackwardChoice& choice) {
@@ -29,6 +37,7 @@ BackwardChoice choose_backward(const Problem& problem, Stored stored, Precision 
                                const Device& device, bool deterministic) {
   BackwardChoice choice;
   choice.warps_factor = factor_of(problem);
+  choice.additional_clocks = additional_clocks(problem, device);
   auto warps = [&](Pass pass) {
     return choose(instances_of(pass, stored), pass, problem, precision, device);
   };

@@ -14,6 +14,7 @@ struct BackwardChoice {
   HopperBackwardChoice hopper;
   Choice query_gradient, key_gradient;  // of the kernels for every GPU
   double warps_factor = 1;              // of what is predicted for these, on the scale of the other
+  double additional_clocks = 0;         // of the gradients of additional keys beside them
   bool is_hopper = false;
 };
 

@@ -68,7 +68,7 @@ def test_additional_keys_and_large_dilations_run_the_hopper_kernel():
 
 
 def test_sums_of_additional_keys_are_not_kept_for_any_number_of_dilation_groups():
-    few, many = (problem((24, 24), (400, 400), additional=3, dilation=n) for n in (16, 17))
+    few, many = (problem((24, 24), (420, 420), additional=3, dilation=n) for n in (16, 17))
     assert choice(few, deterministic=True).startswith("sm_90a: ")
     text = choice(many, deterministic=True)
     assert text.startswith("warps: ")
