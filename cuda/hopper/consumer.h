@@ -43,13 +43,14 @@ struct HopperConsumer {
   const int thread, warp, lane;
   const int row;  // and the one 8 rows on
   // Operands of products: the warpgroup's queries, keys and values, in their first places.
-  const WgmmaPlace first_queries, first_keys, first_values;
+  const WgmmaPlace<Shape::kLineBytes> first_queries, first_keys, first_values;
   // exp2(factor * score); where that would not do the scores are scaled first.
   const float scale;
   const bool scale_first;
   const float factor;
 
-  RingPlace<Shape::kStages> key_place, value_place;
+  RingPlace<Shape::kStages> key_place;
+  RingPlace<Shape::kValueStages> value_place;
   RingPlace<Shape::kQueryBuffers> query_place;
   RingPlace<kItemsKnown> item_place;
   int left = 0;   // tiles of the item behind the present one

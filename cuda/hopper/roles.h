@@ -42,7 +42,7 @@ __device__ __forceinline__ void take_roles(const Arguments& arguments, Consume c
     ptx::fence_async_shared();
   };
   if (plan.column_count() < Shape::kBlock)
-    clear(Shape::kKeyAt, 2 * Shape::kStages * Shape::kStageBytes);
+    clear(Shape::kKeyAt, (Shape::kStages + Shape::kValueStages) * Shape::kStageBytes);
   // Rows that no query comes to are computed with all others, but never stored.
   if (plan.row_count() < kWarpgroupRows)
     clear(Shape::kQueryAt, Shape::kQueryBuffers * Shape::kWarpgroups * Shape::kQueryBytes);
