@@ -71,6 +71,7 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
       ptx::wgmma_wait<0>();
       ptx::keep_here(scores);
       c.hide(scores, seen);
+      // A warp that cannot trust its weights makes the scores anew, while it has the keys.
       for (bool sure = !softmax.settled;; sure = true) {
         if (sure) {
           softmax.settle(scores, c.factor, shrink);
