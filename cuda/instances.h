@@ -28,6 +28,13 @@
   X(128, 1, 32, kSplit)          \
   X(256, 1, 16, kSplit)
 
+// Small windows: X(head_dim, block, products)
+#define JAX_NA_ONE_TILE_16_BIT(X) \
+  X(32, 64, kPlain)               \
+  X(32, 112, kPlain)              \
+  X(64, 64, kPlain)
+#define JAX_NA_ONE_TILE_32_BIT(X)
+
 // X(head_dim, row_tiles, block, products)
 #define JAX_NA_QUERY_GRADIENT_16_BIT(X) \
   X(32, 1, 112, kPlain)                 \
