@@ -17,6 +17,7 @@ namespace jax_na::cuda {
 
 constexpr int kRowsPerFragment = 16;
 constexpr int kMaxWarps = 8;
+constexpr int kStreamedWarps = 4;  // of a kernel that streams alone
 
 struct Sweep {
   int warp_box[kMaxRank] = {1, 1, 1};  // stationary positions of a warp
@@ -76,11 +77,12 @@ struct KernelLimits {
   int element_bytes;
   int block;  // streamed positions in a tile at most
   int row_tiles;
-  int columns_bytes;      // of the kernel's tables
-  int shared_bytes;       // of a CTA at most
-  int sm_shared_bytes;    // of a multiprocessor
-  int sm_warps;           // of this kernel that a multiprocessor has registers for
-  bool one_tile = false;  // a CTA has one stage, a warp one tile; no bias, no additional tokens
+  int columns_bytes;    // of the kernel's tables
+  int shared_bytes;     // of a CTA at most
+  int sm_shared_bytes;  // of a multiprocessor
+  int sm_warps;         // of this kernel that a multiprocessor has registers for
+  bool streams;         // kStreamedWarps to a CTA, and one buffer of stages that are tiles
+  bool one_tile;        // a CTA has one stage, a warp one tile; no bias, no additional tokens
 };
 
 // Cuts `pass` of `problem`; returns the predicted clocks of a multiprocessor, or -1 where nothing
