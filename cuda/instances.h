@@ -30,6 +30,13 @@
 #define JAX_NA_STREAMED_16_BIT(X) X(64) X(96) X(128)
 #define JAX_NA_STREAMED_32_BIT(X)
 
+// Small windows: X(head_dim, block, products)
+#define JAX_NA_ONE_TILE_16_BIT(X) \
+  X(32, 64, kPlain)               \
+  X(32, 112, kPlain)              \
+  X(64, 64, kPlain)
+#define JAX_NA_ONE_TILE_32_BIT(X)
+
 // X(head_dim, row_tiles, block, products)
 #define JAX_NA_QUERY_GRADIENT_16_BIT(X) \
   X(32, 1, 112, kPlain)                 \

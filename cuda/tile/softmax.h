@@ -97,6 +97,20 @@ struct RunningSoftmax {
     }
   }
 
+  // Sums over the lanes of a row: the factors that normalise both, and the log-sum-exp of the first
+  // row where `second` is even, else of the second one.
+  __device__ __forceinline__ float finish_rows(float factor, float (&inverse)[2], int second) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
+      sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+      inverse[r] = sum[r] == 0.f ? 0.f : 1.f / sum[r];
+    }
+    const float total = second % 2 == 0 ? sum[0] : sum[1];
+    const float highest = second % 2 == 0 ? maximum[0] : maximum[1];
+    return total == 0.f ? -INFINITY : (highest * factor + log2f(total)) * kLn2;
+  }
+
   // Sums over the lanes of a row: the factors that normalise it, and its log-sum-exp.
   __device__ __forceinline__ void finish(float factor, float (&inverse)[2], float (&lse)[2]) {
 #pragma unroll
