@@ -13,10 +13,11 @@ namespace {
 
 // The prediction of a kernel of warps, on the scale of those of the Hopper kernels: with a launch,
 // and by a factor that chooses the faster kernel in all real problems where both were measured on
-// an H100 (2026-11-21). The times are 0.7 to 2 of these predictions.
+// an H100 (2026-11-21). The times are 0.7 to 2 of these predictions, and less where all that a CTA
+// meets is in shared memory at once.
 double hopper_clocks(const Choice& warps) {
-  constexpr double kLaunch = 12800, kFactor = 1.07;
-  return kFactor * (warps.clocks + kLaunch);
+  constexpr double kLaunch = 12800, kFactor = 1.07, kFactorOfOneStage = 0.86;
+  return (warps.sweep.buffers == 1 ? kFactorOfOneStage : kFactor) * (warps.clocks + kLaunch);
 }
 
 Choice choose_warps(const Problem& problem, Stored stored, Precision precision,

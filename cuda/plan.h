@@ -17,6 +17,7 @@ namespace jax_na::cuda {
 
 constexpr int kRowsPerFragment = 16;
 constexpr int kMaxWarps = 8;
+constexpr int kStreamedWarps = 4;  // of a kernel that streams alone
 
 struct Sweep {
   int warp_box[kMaxRank] = {1, 1, 1};  // stationary positions of a warp
@@ -33,8 +34,11 @@ struct Sweep {
   FastDiv group_y, group_x;  // dilation of the axes
   FastDiv stage_y, pitch_x;
   FastDiv tile_y, tile_x;
-  FastDiv heads;    // items of a batch entry
-  int group = 1;    // query heads of a key head
+  FastDiv heads;           // items of a batch entry
+  FastDiv head_group;      // query heads of a key head,
+  int group = 1;           // and as a number
+  int64_t query_rows = 0;  // of a batch entry: tokens times heads
+  int64_t key_rows = 0;
   int sharers = 1;  // CTAs that share the items of a box
   SharedMap map;
 
@@ -77,6 +81,8 @@ struct KernelLimits {
   int shared_bytes;     // of a CTA at most
   int sm_shared_bytes;  // of a multiprocessor
   int sm_warps;         // of this kernel that a multiprocessor has registers for
+  bool streams;         // kStreamedWarps to a CTA, and one buffer of stages that are tiles
+  bool one_tile;        // a CTA has one stage, a warp one tile; no bias, no additional tokens
 };
 
 // Cuts `pass` of `problem`; returns the predicted clocks of a multiprocessor, or -1 where nothing

@@ -64,9 +64,11 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
     case HopperPass::kForward:
       break;
   }
-  // What dense problems take with two CTAs on a multiprocessor.
-  if (limits.resident == 2)
-    return {limits.head_dim > 32 ? 940.0 : 1140.0, pairs * 0.029, 3000, 14000};
+  // With two CTAs on a multiprocessor.
+  if (limits.resident == 2) {
+    if (limits.head_dim > 32) return {890, pairs * 0.019, 3400, 14000};
+    return {1140, pairs * 0.0135, 2200, 14000};
+  }
   // Products and softmax run side by side, but not without getting in each other's way.
   constexpr double kPower = 2.85;
   const double products = 0.728 * pairs * 4 * limits.head_dim / 4096;

@@ -1,5 +1,6 @@
 #include "cuda/hopper/maps.h"
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/hopper/tensor_map.h"
@@ -20,17 +21,19 @@ std::string encode_maps(const Forward& from, const int (&phase)[kMaxRank], int l
     return phase_of(whole_tensor(data, type, features, heads, all, problem.batch), plan.phases,
                     phase);
   };
+  const int head_dim = problem.head_dim, value_dim = problem.value_dim;
+  const bool short_heads = std::max(head_dim, value_dim) <= 64;  // two or more in 256 bytes
   auto box = [&](int columns, const int (&counts)[kMaxRank]) {
     const Axis* steps = to.problem.axes;
     return MappedBox{columns,
                      {counts[0], counts[1], counts[2]},
-                     {steps[0].dilation, steps[1].dilation, steps[2].dilation}};
+                     {steps[0].dilation, steps[1].dilation, steps[2].dilation},
+                     short_heads};
   };
   std::string wrong;
   auto fill = [&](CUtensorMap& map, const MappedTensor& of, const MappedBox& by) {
     if (wrong.empty()) wrong = encode_map(map, plan.heads_apart, of, by);
   };
-  const int head_dim = problem.head_dim, value_dim = problem.value_dim;
   fill(to.query, tensor(from.query, problem.heads, head_dim, queries),
        box(line_columns, plan.rows));
   fill(to.key, tensor(from.key, problem.kv_heads, head_dim, keys), box(line_columns, plan.columns));

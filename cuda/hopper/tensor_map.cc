@@ -82,7 +82,8 @@ std::string encode_map(CUtensorMap& map, bool heads_apart, const MappedTensor& t
       &map, tensor.type, kAxes, const_cast<char*>(data), sizes, strides + 1, sides, steps,
       CU_TENSOR_MAP_INTERLEAVE_NONE,
       box.columns * bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      box.fetch_128 ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B : CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return "";
   return "encoding a tensor map failed with error " + std::to_string(static_cast<int>(result));
 }

@@ -36,6 +36,8 @@ struct MappedBox {
   int columns;  // 128 bytes of features, or 64; with heads apart, zeros follow a head's features
   int counts[kMaxRank];
   int steps[kMaxRank];  // from token to token
+  // Whether the L2 cache fetches 128 bytes at a time, not 256 with what is next to a token's head.
+  bool fetch_128 = false;
 };
 
 // Returns an empty text or what is wrong.
