@@ -13,8 +13,8 @@ namespace {
 
 // The prediction of a kernel of warps, on the scale of those of the Hopper kernels: with a launch,
 // and by a factor that chooses the faster kernel in all real problems where both were measured on
-// an H100 (2026-11-21). The times are 0.7 to 2 of these predictions, and less where a warp meets one
-// tile.
+// an H100 (2026-11-21). The times are 0.7 to 2 of these predictions, and less where a warp meets
+// one tile.
 double hopper_clocks(const Choice& warps) {
   constexpr double kLaunch = 12800, kFactor = 1.07, kFactorOfOneTile = 0.86;
   return (warps.instance->limits.one_tile ? kFactorOfOneTile : kFactor) * (warps.clocks + kLaunch);
