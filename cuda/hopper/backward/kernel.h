@@ -66,6 +66,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     initialise(control.empty_query, kConsumers);
     initialise(control.full_dout, 1);
     initialise(control.empty_dout, kConsumerWarps);
+    initialise(control.full_dscores, Shape::kWarpgroups);
+    initialise(control.empty_dscores, kConsumerWarps);
     initialise(control.full_sums, kConsumers / Shape::kSumParts);
     initialise(control.empty_sums, 1);
     ptx::mbarrier_init_fence();
