@@ -132,7 +132,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::wgmma_commit();
   };
   auto add_sums = [&](uint32_t tile) {
-    arrive_once(control.empty_dscores[tile % 2]);
+    if constexpr (kEarly) arrive_once(control.empty_dscores[tile % 2]);
     ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[warpgroup]), tile % 2 ^ 1);
     stage_sums<Shape>(sums, sums_to, 0);
     ptx::fence_async_shared();
@@ -213,40 +213,38 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
       ptx::wgmma_wait<1>();
       ptx::keep_here(cotangents);
       if (tile > 0) arrive(control.empty_query[stage_before()]);
-      leave_dscores();
-      if (tile > 0) wait_for_dscores(met - 1);
+      stage_dscores<0>(control, query_place.stage, cotangents, weights, own_dscores(met));
+      ptx::fence_async_shared();
+      ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
+      // Not a group of its own: the wait is for what was issued before.
+      ptx::wgmma_fence();
+      issue_sums<Shape>(sums, dscores(met), key_columns());
       ptx::wgmma_wait<0>();
       arrive_once(control.empty_dout[met % 2]);
       ++met;
       query_place.next();
       if (++tile == total) break;
-      issue_tile_sums(met - 2);
       issue_tile_scores();
       ptx::wgmma_fence();
       issue_dkey<Shape>(dkey, own_dscores(met - 1), query_stage(stage_before()), tile > 1);
       ptx::wgmma_commit();
-      ptx::wgmma_wait<2>();
-      ptx::keep_here(sums);
-      if (tile > 1) add_sums(met - 2);
       ptx::wgmma_wait<1>();
+      ptx::keep_here(sums);
       ptx::keep_here(scores);
+      add_sums(met - 1);
       issue_tile_cotangents();
       weigh(query_place.stage);
     }
-    issue_tile_sums(met - 2);
+    ptx::wgmma_commit();
     ptx::wgmma_fence();
     issue_dkey<Shape>(dkey, own_dscores(met - 1), query_stage(stage_before()), tile > 1);
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
     ptx::keep_here(sums);
-    if (tile > 1) add_sums(met - 2);
-    wait_for_dscores(met - 1);
-    issue_tile_sums(met - 1);
+    add_sums(met - 1);
     ptx::wgmma_wait<0>();
-    ptx::keep_here(sums);
     ptx::keep_here(dkey);
     ptx::keep_here(dvalue);
-    add_sums(met - 1);
     arrive(control.empty_query[stage_before()]);
     }
     store_results(slot);

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/rounding.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/tile_walk.h"
 #include "cuda/hopper/mask.h"
@@ -32,6 +33,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
   RingPlace<kItemsKnown> item_place;
   for (int k = 0; k < kLaneRows; ++k)
     control.places[warpgroup][own_row + 8 * k] = row_places(plan, warpgroup, own_row + 8 * k);
+  if (lane == 0) control.heads_done[masker] = 0;
   __syncwarp();
 
   const uint32_t* places = control.places[warpgroup] + own_row;
@@ -56,6 +58,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
         .statistics[head * arguments.statistics_head + z * steps[0] + y * steps[1] + x * steps[2]];
   };
 
+  LineRounder<Shape> rounder(arguments.query_sums, control.heads_done[masker], masker);
   for (;; item_place.next()) {
     const int slot = item_place.stage;
     ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), item_place.parity);
@@ -110,9 +113,13 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
       ptx::mbarrier_arrive(ptx::shared_address(&control.full_query[stage]));
       query_place.next();
       tile.next(item);
+      if constexpr (Shape::kSums) {
+        for (int line = 0; line < arguments.query_sums.lines_a_tile; ++line) rounder.next();
+      }
     }
     ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
   }
+  if constexpr (Shape::kSums) rounder.leave_count();
 }
 
 }  // namespace jax_na::cuda

@@ -1,10 +1,4 @@
-// The gradient of the queries while it is summed: float32 [batch, heads, z, y, x, features], with
-// the features of every 32 in an order that suits those who add, and as many of them that none of
-// those 32 are missing.
-//
-// A lane with t = lane % 4 has columns 8n + 2t and 8n + 2t + 1 of a product. Of the columns with n
-// = 2j and 2j + 1 it makes 16 bytes, chunk 2t + j % 2 of the 128 bytes that hold 32 columns: with
-// the swizzle of the copy engine no two lanes of a quarter of a warp meet in a bank.
+// The way of the sums of a tile to memory: sum_order.h says how they lie there.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +6,7 @@
 #include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/shared.h"
+#include "cuda/hopper/backward/sum_order.h"
 #include "cuda/hopper/backward/tile_walk.h"
 #include "cuda/hopper/describer.h"
 #include "cuda/ptx/lane.h"
@@ -21,12 +16,6 @@
 #include "cuda/ptx/tma.h"
 
 namespace jax_na::cuda {
-
-// Where a pair of neighbouring features begins, of those of a head.
-__device__ __forceinline__ int sum_place(int feature) {
-  const int within = feature % 32, chunk = within % 8 / 2 * 2 + within / 16;
-  return feature - within + 4 * chunk + within / 8 % 2 * 2;
-}
 
 // Writes a warp's 16 rows of sums to the panels at `to`, as the copy engine reads them. The columns
 // begin with the 16 `half` of a panel.
@@ -132,6 +121,11 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
   bool more = true;
   for (int done = 0;; ++done) {
     while (more && known < done + kItemsKnown) more = describe_next();
+    if (Shape::kSums && ptx::lane() == 0 && done > 0 && arguments.query_sums.early_lines > 0) {
+      ptx::tma_store_wait<0>();
+      __threadfence();
+      atomicAdd(arguments.query_sums.items_done + control.added_head, 1);
+    }
     const HopperItem& item = control.items[done % kItemsKnown];
     if (item.last) break;
     if (Shape::kSums && ptx::lane() == 0) {
@@ -141,6 +135,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
         add(item, tile);
         tile.next(item);
       }
+      control.added_head = item.entry * problem.kv_heads + item.head;
     }
     __syncwarp();
   }
