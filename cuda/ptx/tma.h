@@ -81,12 +81,6 @@ __device__ __forceinline__ void tma_store_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 
-// Waits until all but the thread's last `kPending` groups of stores are seen in memory.
-template <int kPending = 0>
-__device__ __forceinline__ void tma_store_wait() {
-  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
 // Shows this thread's ordinary writes of shared memory to the tensor cores and the copy engine. A
 // barrier among the threads is due after.
 __device__ __forceinline__ void fence_async_shared() {

@@ -158,11 +158,6 @@ T atomicMax(T* address, T value) {
   return old;
 }
 
-template <typename T>
-T __ldcg(const T* address) {
-  return *address;
-}
-
 // Writes are seen in the order in which they are made.
 inline void __threadfence() {}
 

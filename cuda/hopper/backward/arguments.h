@@ -9,22 +9,6 @@
 
 namespace jax_na::cuda {
 
-// The gradient of the queries while it is summed, and where it goes. Maskers round lines of it that
-// are done, the first `early_lines` if they can.
-struct QuerySums {
-  const float* sums;  // [rows, features]
-  void* dquery;
-  int rows;  // of [batch, heads, tokens]
-  int features, head_dim;
-  float scale;
-  FastDiv tokens, heads, group;  // group: query heads of a key head
-  int items;                     // of a key head
-  int early_lines;
-  int lines_a_tile;
-  int* items_done;     // [batch, kv_heads]
-  int* lines_rounded;  // of every masker
-};
-
 // Boxes of the keys and values and of their gradients are a warpgroup's part, those of queries a
 // tile. A launch has the tokens of one phase, as its maps and its problem have.
 struct HopperBackwardArguments {
@@ -50,7 +34,6 @@ struct HopperBackwardArguments {
   float score_scale, weight_factor;
   float* additional_sums;  // [2 (of keys, of values), batch, additional, kv_heads, features]
   int* items_taken;        // 0; CTAs take them in order, so that those of a time lie side by side
-  QuerySums query_sums;
   HopperBackwardPlan plan;
 };
 

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "cuda/hopper/backward/maps.h"
-#include "cuda/hopper/backward/rounding.h"
+#include "cuda/hopper/backward/sums.h"
 #include "cuda/ptx/launch.h"
 #include "cuda/tile/element.h"
 
@@ -59,22 +59,23 @@ __global__ void __launch_bounds__(kThreads)
                   sum - static_cast<const float*>(arguments.dlse)[place.row]);
 }
 
-// Rounds the lines that `maskers` have left.
 template <typename T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
-    rounding_kernel(const __grid_constant__ QuerySums of, int maskers) {
-  constexpr int kRows = LinePlace<kLanes>::kRows;
-  const int lines = (of.rows + kRows - 1) / kRows, lane = threadIdx.x % 32;
-  // Maskers have done about the same each: all have done `rounds` of their lines.
-  int rounds = maskers > 0 ? lines : 0;
-  for (int i = lane; i < maskers; i += 32) rounds = min(rounds, of.lines_rounded[i]);
+    rounding_kernel(const __grid_constant__ Backward arguments, const float* sums) {
+  Place place;
+  const int head_dim = arguments.problem.head_dim;
+  if (!find_place<kLanes>(arguments.problem, place)) return;
+  const float* from = sums + place.by_head * sum_features(head_dim);
+  const float scale = static_cast<float>(arguments.problem.scale);
+  uint32_t words[kPerThread / 2];
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) rounds = min(rounds, __shfl_xor_sync(~0u, rounds, step));
-  const int warps = gridDim.x * (kThreads / 32);
-  for (int line = rounds * maskers + blockIdx.x * (kThreads / 32) + threadIdx.x / 32; line < lines; line += warps) {
-    if (maskers > 0 && line / maskers < of.lines_rounded[line % maskers]) continue;
-    round_line<T, kLanes>(of, line, lane);
+  for (int i = 0; i < kPerThread / 2; ++i) {
+    const float2 pair =
+        *reinterpret_cast<const float2*>(from + sum_place(kPerThread * place.chunk + 2 * i));
+    words[i] = pack(pair.x * scale, pair.y * scale, T());
   }
+  static_cast<uint4*>(arguments.dquery)[place.row * (head_dim / kPerThread) + place.chunk] =
+      make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 // A thread for each element of the gradients of additional keys.
@@ -144,11 +145,10 @@ cudaError_t launch_additional_rounding(const Backward& arguments, const float* s
   return ptx::launch(kernel, grid, dim3(kThreads), 0, stream, arguments, sums, elements);
 }
 
-cudaError_t launch_rounding(const Backward& arguments, const QuerySums& sums, int maskers,
-                            int multiprocessors, cudaStream_t stream) {
-  constexpr int kBlocks = 8;  // of a multiprocessor
+cudaError_t launch_rounding(const Backward& arguments, const float* sums, cudaStream_t stream) {
   return with_kernels(arguments, [&](auto, auto kernel) {
-    return ptx::launch(kernel, dim3(static_cast<unsigned>(kBlocks * multiprocessors)), dim3(kThreads), 0, stream, sums, maskers);
+    return ptx::launch(kernel, grid_of(arguments.problem), dim3(kThreads), 0, stream, arguments,
+                       sums);
   });
 }
 

@@ -4,7 +4,6 @@
 #include <cuda_runtime_api.h>
 #include <vector_types.h>
 
-#include "cuda/hopper/backward/arguments.h"
 #include "cuda/launch.h"
 
 namespace jax_na::cuda {
@@ -13,9 +12,8 @@ namespace jax_na::cuda {
 // and delta = sum(dout * out) - dlse in statistics[batch, heads, z, y, x].
 cudaError_t launch_statistics(const Backward& arguments, float2* statistics, cudaStream_t stream);
 
-// Rounds what `maskers` of the main kernel have left of the sums; they may be none.
-cudaError_t launch_rounding(const Backward& arguments, const QuerySums& sums, int maskers,
-                            int multiprocessors, cudaStream_t stream);
+// Rounds `sums`, ordered as sums.h says, to arguments.dquery.
+cudaError_t launch_rounding(const Backward& arguments, const float* sums, cudaStream_t stream);
 
 // Rounds the sums of the gradients of additional keys, and then of additional values, to
 // arguments.dadditional_keys and arguments.dadditional_values.

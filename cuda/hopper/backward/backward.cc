@@ -5,7 +5,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "cuda/device.h"
 #include "cuda/hopper/backward/around.h"
@@ -43,16 +42,9 @@ double around_clocks(const Problem& problem, double bytes) {
 
 // One for each launch.
 constexpr int64_t kCounterBytes = kMostLaunches * static_cast<int64_t>(sizeof(int));
-// Of maskers that count the lines that they round.
-constexpr int kMostMaskers = 1024;
 
 int64_t align(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
-}
-// The counters of launches, of maskers and of heads of keys.
-int64_t counters_bytes(const Problem& problem) {
-  return align(kCounterBytes + (kMostMaskers + static_cast<int64_t>(problem.batch) * problem.kv_heads) *
-                   static_cast<int64_t>(sizeof(int)));
 }
 int64_t statistics_bytes(const Problem& problem) {
   return align(rows_of(problem) * static_cast<int64_t>(sizeof(float2)));
@@ -132,44 +124,6 @@ HopperBackwardChoice search(const Problem& problem, Stored stored, bool sums,
   return choice;
 }
 
-// Whether each group of a dilated axis has as many boxes as the longest.
-bool all_items_exist(const Problem& problem, const HopperBackwardPlan& plan) {
-  for (int a = 0; a < kMaxRank; ++a) {
-    const Axis& axis = problem.axes[a];
-    if (axis.dilation == 1) continue;
-    const bool whole = axis.key_count == axis.length && axis.query_count == axis.length;
-    const int shortest = axis.length / axis.dilation, box = plan.box(a);
-    if (!whole || (shortest + box - 1) / box != plan.boxes[a]) return false;
-  }
-  return true;
-}
-
-// What maskers may round while the main kernel runs is what one launch without additional keys
-// sums up.
-QuerySums query_sums(const Backward& arguments, const HopperBackwardPlan& plan, const float* sums,
-                     int* items_done, int* lines_rounded) {
-  const Problem& problem = arguments.problem;
-  QuerySums of{};
-  of.sums = sums;
-  of.dquery = arguments.dquery;
-  of.rows = static_cast<int>(rows_of(problem));
-  of.features = sum_features(problem.head_dim);
-  of.head_dim = problem.head_dim;
-  of.scale = static_cast<float>(problem.scale);
-  of.tokens = FastDiv(static_cast<int>(problem.query_tokens()));
-  of.heads = FastDiv(problem.heads);
-  of.group = FastDiv(problem.group());
-  of.items_done = items_done;
-  of.lines_rounded = lines_rounded;
-  if (plan.launches() > 1 || problem.additional > 0 || plan.heads_apart || !all_items_exist(problem, plan)) return of;
-  int lanes = 4;
-  while (lanes * 8 < problem.head_dim) lanes *= 2;
-  of.items = plan.items / (static_cast<int>(problem.batch) * problem.kv_heads);
-  of.early_lines = (of.rows + 32 / lanes - 1) / (32 / lanes);
-  of.lines_a_tile = static_cast<int>(std::min(4.0, std::ceil(1.1 * of.early_lines / (2 * plan.tiles))));
-  return of;
-}
-
 }  // namespace
 
 HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored stored,
@@ -187,14 +141,14 @@ HopperBackwardChoice choose_hopper_pair(const Problem& problem, Stored stored,
 int64_t hopper_backward_workspace(const Problem& problem, Stored stored) {
   std::string refusal;
   if (instance_for(problem, stored, true, refusal) == nullptr) return 0;
-  return statistics_bytes(problem) + counters_bytes(problem) + sums_bytes(problem) +
+  return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem) +
          additional_sums_bytes(problem);
 }
 
 int64_t hopper_pair_workspace(const Problem& problem, Stored stored) {
   std::string refusal;
   if (instance_for(problem, stored, false, refusal) == nullptr) return 0;
-  return statistics_bytes(problem) + counters_bytes(problem);
+  return statistics_bytes(problem) + kCounterBytes;
 }
 
 std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Backward& arguments,
@@ -207,10 +161,10 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
   if (status != cudaSuccess) return cudaGetErrorString(status);
   auto* statistics = static_cast<float2*>(arguments.workspace);
   char* zeros = static_cast<char*>(arguments.workspace) + statistics_bytes(problem);
-  auto* sums = choice.pair() ? nullptr : reinterpret_cast<float*>(zeros + counters_bytes(problem));
+  auto* sums = choice.pair() ? nullptr : reinterpret_cast<float*>(zeros + kCounterBytes);
   auto* additional_sums =
       choice.pair() ? nullptr : sums + sums_bytes(problem) / static_cast<int64_t>(sizeof(float));
-  int64_t zero_bytes = counters_bytes(problem);
+  int64_t zero_bytes = kCounterBytes;
   if (!choice.pair()) zero_bytes += sums_bytes(problem) + additional_sums_bytes(problem);
   status = cudaMemsetAsync(zeros, 0, zero_bytes, stream);
   if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
@@ -222,14 +176,7 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
   to.scale_first = problem.scale <= 0;
   to.score_scale = static_cast<float>(problem.scale * 1.4426950408889634);
   to.weight_factor = to.scale_first ? 1.f : to.score_scale;
-  const int ctas = std::min(all_items(plan), device.multiprocessors * choice.instance->limits.resident);
-  int maskers = 0;
-  if (!choice.pair()) {
-    int* counts = reinterpret_cast<int*>(zeros + kCounterBytes);
-    to.query_sums = query_sums(arguments, plan, sums, counts + kMostMaskers, counts);
-    maskers = 2 * ctas;
-    if (maskers > kMostMaskers || to.query_sums.early_lines == 0) to.query_sums.early_lines = maskers = 0;
-  }
+  const int most_ctas = device.multiprocessors * choice.instance->limits.resident;
   const HopperBackwardColumns boxes = {choice.instance->line_columns, choice.instance->out_columns};
   for (int launch = 0; launch < plan.launches() && status == cudaSuccess; ++launch) {
     const int line = launch / plan.phases[2];
@@ -241,13 +188,13 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
     if (!wrong.empty()) return wrong + " (" + str(plan) + ")";
     void* parameters[] = {&to};
     status = cudaLaunchKernel(choice.instance->kernel,
-                              dim3(static_cast<unsigned>(ctas)),
+                              dim3(static_cast<unsigned>(std::min(all_items(plan), most_ctas))),
                               dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
                               static_cast<size_t>(choice.instance->shared_bytes), stream);
   }
   if (status == cudaSuccess && choice.pair())
     return launch_hopper_query_gradient(choice.queries, arguments, statistics, device, stream);
-  if (status == cudaSuccess) status = launch_rounding(arguments, to.query_sums, maskers, device.multiprocessors, stream);
+  if (status == cudaSuccess) status = launch_rounding(arguments, sums, stream);
   if (status == cudaSuccess && problem.additional > 0)
     status = launch_additional_rounding(arguments, additional_sums, stream);
   if (status == cudaSuccess) return "";

@@ -16,7 +16,6 @@ struct HopperBackwardShape {
   using Element = T;
   static constexpr int kHeadDim = kHeadDimension;
   static constexpr bool kSums = kWithSums;
-  static constexpr int kRowLanes = kHeadDim > 128 ? 32 : kHeadDim > 64 ? 16 : kHeadDim / 8;
   static constexpr int kBlock = 64;
   static constexpr int kWarpgroups = 2;
   static constexpr int kThreads = 128 * (1 + kWarpgroups);
@@ -115,8 +114,6 @@ struct HopperBackwardControl {
   float delta[Shape::kQueryStages][Shape::kBlock];
   uint32_t below[Shape::kMostBelow][4];
   uint32_t places[Shape::kRowGroups][kWarpgroupRows];  // of the rows in their boxes
-  int heads_done[Shape::kWarpgroups];  // as every masker knows
-  int added_head;  // of keys, of the item that was added up last
   int next_item;  // where they are not taken from a counter for all
   HopperItem items[kItemsKnown];
   int additional[kItemsKnown];  // the first of an item's additional keys; negative: it has others

@@ -1,4 +1,10 @@
-// The way of the sums of a tile to memory: sum_order.h says how they lie there.
+// The gradient of the queries while it is summed: float32 [batch, heads, z, y, x, features], with
+// the features of every 32 in an order that suits those who add, and as many of them that none of
+// those 32 are missing.
+//
+// A lane with t = lane % 4 has columns 8n + 2t and 8n + 2t + 1 of a product. Of the columns with n
+// = 2j and 2j + 1 it makes 16 bytes, chunk 2t + j % 2 of the 128 bytes that hold 32 columns: with
+// the swizzle of the copy engine no two lanes of a quarter of a warp meet in a bank.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +12,6 @@
 #include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/shared.h"
-#include "cuda/hopper/backward/sum_order.h"
 #include "cuda/hopper/backward/tile_walk.h"
 #include "cuda/hopper/describer.h"
 #include "cuda/ptx/lane.h"
@@ -16,6 +21,12 @@
 #include "cuda/ptx/tma.h"
 
 namespace jax_na::cuda {
+
+// Where a pair of neighbouring features begins, of those of a head.
+__device__ __forceinline__ int sum_place(int feature) {
+  const int within = feature % 32, chunk = within % 8 / 2 * 2 + within / 16;
+  return feature - within + 4 * chunk + within / 8 % 2 * 2;
+}
 
 // Writes a warp's 16 rows of sums to the panels at `to`, as the copy engine reads them. The columns
 // begin with the 16 `half` of a panel.
@@ -79,15 +90,12 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     return exists;
   };
 
-  auto add = [&](const HopperItem& item, const TileWalk& tile) {
+  auto add = [&](const LineWalk& tile, int entry) {
     const uint64_t policy = plan.beyond_cache ? ptx::tma_evict_last() : ptx::tma_evict_normal();
-    int at[kMaxRank];
     bool any = true;  // a tile that nobody sees may lie anywhere
 #pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) {
-      at[a] = tile.coordinate(item, plan, problem, a);
-      any = any && at[a] >= 0 && at[a] < problem.axes[a].query_count;
-    }
+    for (int a = 0; a < kMaxRank; ++a)
+      any = any && tile.at[a] >= 0 && tile.at[a] < problem.axes[a].query_count;
     auto add_part = [&](int round, int part) {
       ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[part]), sums_parity);
 #pragma unroll
@@ -97,7 +105,8 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
           ptx::tma_reduce_add(
               &arguments.sums,
               base + Shape::kSumAt + part * Shape::kSumBytes + panel * Shape::kSumPanelBytes,
-              policy, column, at[2], at[1], at[0], item.entry * problem.heads + tile.head);
+              policy, column, tile.at[2], tile.at[1], tile.at[0],
+              entry * problem.heads + tile.head);
       }
       ptx::tma_store_commit();
     };
@@ -121,21 +130,15 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
   bool more = true;
   for (int done = 0;; ++done) {
     while (more && known < done + kItemsKnown) more = describe_next();
-    if (Shape::kSums && ptx::lane() == 0 && done > 0 && arguments.query_sums.early_lines > 0) {
-      ptx::tma_store_wait<0>();
-      __threadfence();
-      atomicAdd(arguments.query_sums.items_done + control.added_head, 1);
-    }
     const HopperItem& item = control.items[done % kItemsKnown];
     if (item.last) break;
     if (Shape::kSums && ptx::lane() == 0) {
-      const int total = item.total;
-      TileWalk tile(item, problem.group());
+      const int total = item.total, entry = item.entry;
+      LineWalk tile(item, plan, problem);
       for (int i = 0; i < total; ++i) {
-        add(item, tile);
-        tile.next(item);
+        add(tile, entry);
+        tile.next(item, plan, problem);
       }
-      control.added_head = item.entry * problem.kv_heads + item.head;
     }
     __syncwarp();
   }

@@ -29,4 +29,37 @@ struct TileWalk {
   }
 };
 
+// The same with as little as possible looked up from tile to tile along x: look-ups in shared
+// memory wait for the operands of products.
+struct LineWalk : TileWalk {
+  int at[kMaxRank];       // where the tile begins in the tensor
+  int tiles, seam_tiles;  // along x
+
+  JAX_NA_INLINE LineWalk(const HopperItem& item, const HopperBackwardPlan& plan,
+                         const Problem& problem)
+      : TileWalk(item, problem.group()),
+        tiles(item.axis[2].tiles),
+        seam_tiles(item.axis[2].seam_tiles) {
+    begin_line(item, plan, problem);
+  }
+
+  JAX_NA_INLINE void next(const HopperItem& item, const HopperBackwardPlan& plan,
+                          const Problem& problem) {
+    if (x + 1 < tiles) {
+      ++x;
+      at[2] = x == seam_tiles ? item.axis[2].seam_column
+                              : at[2] + plan.columns[2] * problem.axes[2].dilation;
+    } else {
+      TileWalk::next(item);
+      begin_line(item, plan, problem);
+    }
+  }
+
+ private:
+  JAX_NA_INLINE void begin_line(const HopperItem& item, const HopperBackwardPlan& plan,
+                                const Problem& problem) {
+    for (int a = 0; a < kMaxRank; ++a) at[a] = coordinate(item, plan, problem, a);
+  }
+};
+
 }  // namespace jax_na::cuda

@@ -53,11 +53,6 @@ void tma_store_wait_read() {
   emulation::wait_bulk_stores(kPending);
 }
 
-template <int kPending = 0>
-void tma_store_wait() {
-  emulation::wait_bulk_stores(kPending);
-}
-
 inline void fence_async_shared() {}
 
 }  // namespace jax_na::cuda::ptx
