@@ -96,29 +96,32 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
       }
     };
     auto begin_line = [&] {
-      line_sure = rows == kWarpgroupRows && is_sure(0) && is_sure(1);
-      if constexpr (kKeepLine) find_line(line);
       const int y = tile.at[1] + behind_y;
       const int z = tile.at[0] + behind_z;
       line_inside = exists && min(y, z) >= 0 && y < problem.axes[1].query_count &&
                     z < problem.axes[0].query_count;
       const int64_t head = static_cast<int64_t>(item.entry) * problem.heads + tile.head;
       const int64_t* steps = arguments.statistics_steps;
-      line_statistics = arguments.statistics + head * arguments.statistics_head + z * steps[0] +
-                        y * steps[1];
+      line_statistics =
+          arguments.statistics + head * arguments.statistics_head + z * steps[0] + y * steps[1];
       origin = 0;
       limit = axis.limit(0);
     };
 
     for (int i = 0; i < total; ++i) {
-      if (tile.x == 0) begin_line();
+      const bool begins = tile.x == 0;
+      if (begins) begin_line();
       // Queries that there are not have no weights.
       float2 statistics = make_float2(INFINITY, 0.f);
       const int token = tile.at[2] + behind_x;
       if (line_inside && token >= 0 && token < problem.axes[2].query_count)
         statistics = line_statistics[token * arguments.statistics_steps[2]];
-      const bool sure_along = additional >= 0 || (origin >= sure_x.begin &&
-                                                  origin + extent <= min(sure_x.end, limit));
+      if (begins) {
+        line_sure = rows == kWarpgroupRows && is_sure(0) && is_sure(1);
+        if constexpr (kKeepLine) find_line(line);
+      }
+      const bool sure_along =
+          additional >= 0 || (origin >= sure_x.begin && origin + extent <= min(sure_x.end, limit));
       const bool sure = line_sure && sure_along;
       uint32_t word[kLaneRows];
       if (!sure) {

@@ -107,8 +107,8 @@ struct HopperBackwardControl {
   uint64_t full_rows[Shape::kRowBuffers], empty_rows[Shape::kRowBuffers];
   uint64_t full_query[Shape::kQueryStages], empty_query[Shape::kQueryStages];
   uint64_t full_dout[Shape::kDoutStages], empty_dout[Shape::kDoutStages];
-  uint64_t full_dscores[Shape::kDscoreBuffers], empty_dscores[Shape::kDscoreBuffers];
   uint64_t full_sums[Shape::kSumParts], empty_sums[Shape::kSumParts];
+  uint64_t full_dscores[Shape::kDscoreBuffers], empty_dscores[Shape::kDscoreBuffers];
   TileMask masks[Shape::kQueryStages][Shape::kRowGroups];
   float lse[Shape::kQueryStages][Shape::kBlock];  // in units of log2
   float delta[Shape::kQueryStages][Shape::kBlock];

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
@@ -90,12 +91,17 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     return exists;
   };
 
-  auto add = [&](const LineWalk& tile, int entry) {
+  // With two CTAs on a multiprocessor there are no registers for more.
+  using Walk = std::conditional_t<Shape::kResident == 1, LineWalk, TileWalk>;
+  auto add = [&](const HopperItem& item, const Walk& tile) {
     const uint64_t policy = plan.beyond_cache ? ptx::tma_evict_last() : ptx::tma_evict_normal();
+    int at[kMaxRank];
     bool any = true;  // a tile that nobody sees may lie anywhere
 #pragma unroll
-    for (int a = 0; a < kMaxRank; ++a)
-      any = any && tile.at[a] >= 0 && tile.at[a] < problem.axes[a].query_count;
+    for (int a = 0; a < kMaxRank; ++a) {
+      at[a] = tile.coordinate(item, plan, problem, a);
+      any = any && at[a] >= 0 && at[a] < problem.axes[a].query_count;
+    }
     auto add_part = [&](int round, int part) {
       ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[part]), sums_parity);
 #pragma unroll
@@ -105,8 +111,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
           ptx::tma_reduce_add(
               &arguments.sums,
               base + Shape::kSumAt + part * Shape::kSumBytes + panel * Shape::kSumPanelBytes,
-              policy, column, tile.at[2], tile.at[1], tile.at[0],
-              entry * problem.heads + tile.head);
+              policy, column, at[2], at[1], at[0], item.entry * problem.heads + tile.head);
       }
       ptx::tma_store_commit();
     };
@@ -133,10 +138,10 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     const HopperItem& item = control.items[done % kItemsKnown];
     if (item.last) break;
     if (Shape::kSums && ptx::lane() == 0) {
-      const int total = item.total, entry = item.entry;
-      LineWalk tile(item, plan, problem);
+      const int total = item.total;
+      Walk tile(item, plan, problem);
       for (int i = 0; i < total; ++i) {
-        add(tile, entry);
+        add(item, tile);
         tile.next(item, plan, problem);
       }
     }
