@@ -32,7 +32,7 @@ denoise: $(VENV)/examples.stamp
 	$(VENV)/bin/python examples/denoise.py $(ARGS)
 
 test: $(VENV)/test.stamp
-	$(VENV)/bin/pytest $(ARGS)
+	$(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 bench: $(VENV)/examples.stamp
 	$(VENV)/bin/python -m benchmarks.cpu $(ARGS)

@@ -11,10 +11,8 @@
   X(32, 1, 112, kPlain)          \
   X(32, 2, 64, kPlain)           \
   X(64, 1, 64, kPlain)           \
-  X(64, 2, 64, kPlain)           \
-  X(96, 2, 32, kPlain)           \
+  X(96, 1, 64, kPlain)           \
   X(128, 1, 64, kPlain)          \
-  X(128, 2, 32, kPlain)          \
   X(256, 1, 64, kPlain)
 
 // float32
@@ -27,6 +25,10 @@
   X(64, 1, 64, kSplit)           \
   X(128, 1, 32, kSplit)          \
   X(256, 1, 16, kSplit)
+
+// X(head_dim): the kernels that only stream
+#define JAX_NA_STREAMED_16_BIT(X) X(64) X(96) X(128)
+#define JAX_NA_STREAMED_32_BIT(X)
 
 // X(head_dim, row_tiles, block, products)
 #define JAX_NA_QUERY_GRADIENT_16_BIT(X) \

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <map>
 
+#include "cuda/forward/stage_list.h"
 #include "cuda/tile/work.h"
 
 namespace jax_na::cuda {
@@ -78,8 +79,10 @@ constexpr double kChunkByChunk = 1.3;          // where a tile does not fill the
 constexpr double kClocksPerStage = 250.0;      // two barriers and a wait
 constexpr double kClocksPerStart = 3000.0;     // of a CTA, before its first item
 constexpr double kClocksPerItem = 500.0;
+constexpr double kClocksPerStreamedItem = 17000.0;  // masks at the ends of its stages included
 constexpr double kClocksPerOwnLoad = 1500.0;  // an item's stationary rows, where nothing covers it
-constexpr double kCostOfMissingWarp = 0.05;   // of 16 that hide each other's latency
+constexpr double kStreamedByWarpsOf16 = 1.5;  // rows, at 64 features and more
+constexpr double kCostOfMissingWarp = 0.05;   // of 16 that hide each other's latency, or of 8
 constexpr int kSms = 132;
 
 struct Search {
@@ -114,7 +117,8 @@ struct Search {
         map.shares + align(kStepsKnown * sweep.stage_extents * static_cast<int>(sizeof(int)));
     map.rows = map.columns + align(limits.columns_bytes);
     map.work = map.rows + align(sweep.rows * static_cast<int>(sizeof(RowWork)));
-    map.total = map.work + align(static_cast<int>(sizeof(Work)));
+    map.list = map.work + align(static_cast<int>(sizeof(Work)));
+    map.total = map.list + (limits.streams ? align(static_cast<int>(sizeof(StageList))) : 0);
     return map;
   }
 
@@ -151,13 +155,18 @@ struct Search {
     // Few CTAs on an SM leave the loads of one uncovered by the work of another.
     const int resident = std::max(
         1, std::min(limits.sm_shared_bytes / (sweep.map.total + 1024), limits.sm_warps / warps));
-    const double exposed = sweep.buffers == 2 ? 0.2 : 1.0 / resident;
+    const double exposed = sweep.buffers == 2 || limits.streams ? 0.2 : 1.0 / resident;
     // Items that a CTA goes through when the GPU is filled once.
     const double share = std::max(1.0, std::min(boxes * items / (kSms * resident), items));
-    double cost = compute + loaded * (0.5 + exposed) + stages * kClocksPerStage / resident +
-                  (kClocksPerItem + kClocksPerStart / share) / resident;
+    double cost =
+        compute + loaded * (0.5 + exposed) + stages * kClocksPerStage / resident +
+        ((limits.streams ? kClocksPerStreamedItem : kClocksPerItem) + kClocksPerStart / share) /
+            resident;
     if (sweep.own_buffers < sweep.buffers) cost += kClocksPerOwnLoad / resident;
-    cost *= 1.0 + kCostOfMissingWarp * std::max(0, 16 - resident * warps);
+    if (forward && sweep.streamed && sweep.row_tiles == 1 && limits.head_dim >= 64)
+      cost *= kStreamedByWarpsOf16;
+    const int hiding = limits.streams ? 8 : 16;
+    cost *= 1.0 + kCostOfMissingWarp * std::max(0, hiding - resident * warps);
     cost *= std::max(boxes * items / kSms, 1.0);
     if (cost < best_cost) {
       best_cost = cost;
@@ -205,7 +214,7 @@ struct Search {
 
   // Stage after stage, each one tile for all warps.
   void streamed(Sweep sweep) {
-    sweep.buffers = 2;
+    sweep.buffers = limits.streams ? 1 : 2;
     int block = 1;
     while (2 * block <= limits.block) block *= 2;
     for (int x = 1; x <= block; x *= 2) {
@@ -220,7 +229,8 @@ struct Search {
         }
         if (!fits) continue;
         sweep.pitch = sweep.stage[2];
-        for (sweep.own_buffers = 1; sweep.own_buffers <= 2; ++sweep.own_buffers) consider(sweep);
+        for (sweep.own_buffers = 1; sweep.own_buffers <= sweep.buffers; ++sweep.own_buffers)
+          consider(sweep);
       }
     }
   }
@@ -241,13 +251,15 @@ struct Search {
         for (int wx = 1; wx <= kMaxWarps; wx *= 2) {
           for (int wy = 1; wx * wy <= kMaxWarps; wy *= 2) {
             for (int wz = 1; wx * wy * wz <= kMaxWarps; wz *= 2) {
-              if ((wx > 1 && wx * x > most[2]) || (wy > 1 && wy * y > most[1]) ||
-                  (wz > 1 && wz * z > most[0]))
-                continue;
+              if ((wy > 1 && wy * y > most[1]) || (wz > 1 && wz * z > most[0])) continue;
+              // Where the number of warps is given they may go beyond the axes, likewise.
+              const bool given = limits.streams && 2 * wy * y > most[1] && 2 * wz * z > most[0];
+              if (wx > 1 && wx * x > most[2] && !given) continue;
+              if (limits.streams && wx * wy * wz != kStreamedWarps) continue;
               sweep.warps[0] = wz, sweep.warps[1] = wy, sweep.warps[2] = wx;
               for (int a = 0; a < kMaxRank; ++a)
                 sweep.boxes[a] = std::max(1, div_up(axes[a].positions(), sweep.box(a)));
-              resident(sweep);
+              if (!limits.streams) resident(sweep);
               streamed(sweep);
             }
           }

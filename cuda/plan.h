@@ -17,6 +17,7 @@ namespace jax_na::cuda {
 
 constexpr int kRowsPerFragment = 16;
 constexpr int kMaxWarps = 8;
+constexpr int kStreamedWarps = 4;  // of a kernel that streams alone
 
 struct Sweep {
   int warp_box[kMaxRank] = {1, 1, 1};  // stationary positions of a warp
@@ -77,6 +78,7 @@ struct KernelLimits {
   int shared_bytes;     // of a CTA at most
   int sm_shared_bytes;  // of a multiprocessor
   int sm_warps;         // of this kernel that a multiprocessor has registers for
+  bool streams;         // kStreamedWarps to a CTA, and one buffer of stages that are tiles
 };
 
 // Cuts `pass` of `problem`; returns the predicted clocks of a multiprocessor, or -1 where nothing

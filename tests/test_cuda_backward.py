@@ -34,10 +34,12 @@ def test_large_windows_run_the_hopper_kernel(head_dim, dtype):
     assert "rather than warps: " in text
 
 
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("additional", [0, 70])
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 192, 256, 40, 104, 200])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_deterministic_passes_run_two_hopper_kernels(head_dim, dtype):
-    text = choice(problem((40, 40), (128, 128), head_dim), dtype, deterministic=True)
+def test_deterministic_passes_run_two_hopper_kernels(head_dim, dtype, additional):
+    of = problem((40, 40), (128, 128), head_dim, additional)
+    text = choice(of, dtype, deterministic=True)
     first, second = text.split("\n")[0].split(", and ")
     assert first.startswith("sm_90a: ")
     assert "keys 1x" in first.split("warpgroups")[0]
@@ -65,6 +67,14 @@ def test_additional_keys_and_large_dilations_run_the_hopper_kernel():
     assert "launches" in text.split("rather than")[0]
 
 
+def test_sums_of_additional_keys_are_not_kept_for_any_number_of_dilation_groups():
+    few, many = (problem((24, 24), (400, 400), additional=3, dilation=n) for n in (16, 17))
+    assert choice(few, deterministic=True).startswith("sm_90a: ")
+    text = choice(many, deterministic=True)
+    assert text.startswith("warps: ")
+    assert "there are additional keys, and too many dilation groups" in text
+
+
 def test_features_between_compiled_ones_take_an_axis():
     volume = (24, 24, 24)
     assert choice(problem((12, 12, 12), volume, 40)).startswith("sm_90a: ")
@@ -81,5 +91,11 @@ def test_the_workspace_holds_the_sums_of_what_the_hopper_kernel_may_run():
     assert sums <= workspace(of) <= sums + 1024
     more = workspace(problem((24, 24), (64, 64), additional=10)) - workspace(of)
     assert 0 <= more - 2 * 10 * 2 * 128 * 4 < 256  # sums of two gradients, of two key heads
+    # Without sums in memory, each of 16 parts of the queries has its own, and of dilation groups.
+    for dilation, parts in ((1, 16), (3, 16), (5, 25)):
+        without = workspace(problem((12, 12), (64, 64), dilation=dilation), deterministic=True)
+        several = problem((12, 12), (64, 64), additional=10, dilation=dilation)
+        more = workspace(several, deterministic=True) - without
+        assert 0 <= more - parts * 2 * 10 * 2 * 128 * 4 < 256
     for less in (workspace(of, deterministic=True), workspace(of, "float32")):
         assert rows * 4 <= less < sums / 10

@@ -14,6 +14,8 @@ from matplotlib import image
 import denoise
 from training import Checkpoints, Recipe
 
+pytestmark = pytest.mark.xdist_group("denoise")
+
 SMALL = ["--size", "small", "--batch-size", "2", "--steps", "40", "--interval", "20"]
 SMALL += ["--learning-rate", "0.02", "--limit", "64"]
 

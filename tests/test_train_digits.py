@@ -15,6 +15,8 @@ from matplotlib import image
 import train_digits
 from training import Checkpoints, Recipe
 
+pytestmark = pytest.mark.xdist_group("digits")
+
 SMALL = ["--limit", "256", "--batch-size", "32", "--epochs", "2"]
 
 

@@ -5,6 +5,7 @@
 
 #include "cuda/gemm/gemm.h"
 #include "cuda/gemm/slots.h"
+#include "cuda/place_axis.h"
 #include "cuda/tile/fast_div.h"
 
 namespace jax_na::cuda {
@@ -44,11 +45,7 @@ struct AxisRow {
 
 __device__ inline AxisRow axis_row(const WindowRows& rows, int a, int token) {
   const int x = rows.width.split(token), y = rows.height.split(token);
-  Axis axis = rows.problem.axes[a];
-  if (axis.query_count != axis.length || axis.key_count != axis.length) {
-    axis.query_origin = rows.origins[a];
-    axis.key_origin = rows.origins[kMaxRank + a];
-  }
+  const Axis axis = place_axis(rows.problem, rows.origins, a);
   const int at = axis.query_origin + (a == 2 ? x : a == 1 ? y : token);
   const int group = at % axis.dilation, position = at / axis.dilation;
   const Rule rule = axis.rule(group);

@@ -44,7 +44,8 @@ struct HopperConsumer {
   const bool scale_first;
   const float scale, factor;
 
-  RingPlace<Shape::kStages> key_place, value_place;
+  RingPlace<Shape::kStages> key_place;
+  RingPlace<Shape::kValueStages> value_place;
   RingPlace<Shape::kQueryBuffers> query_place;
   RingPlace<kItemsKnown> item_place;
   int left = 0;   // tiles of the item behind the present one

@@ -52,9 +52,15 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
         return {15.7 * limits.head_dim + 1170, pairs * 0.15, 20.0 * limits.head_dim + 1500, 20000};
       return {gradients(5, 0.22, 1000), pairs * 0.01, 5000, 20000};
     case HopperPass::kKeyGradient:
-      return {gradients(4, 0.185, 300), pairs * 0.06, 1600, 15000};
+      if (limits.resident == 2) return {1230, pairs * 0.061, 1850, 15000};
+      if (limits.head_dim > 128)
+        return {7.0 * limits.head_dim + 1520, pairs * 0.12, 20.0 * limits.head_dim, 15000};
+      return {13.3 * limits.head_dim + 950, pairs * 0.0012 * limits.head_dim, 1500, 15000};
     case HopperPass::kQueryGradient:
-      return {gradients(3, 0.13, 150 + 6.25 * limits.head_dim), pairs * 0.031, 2000, 15000};
+      if (limits.resident == 2) return {910, pairs * 0.034, 2000, 15000};
+      // Queries are read anew for each tile, however few keys it has.
+      return {340 + 3.5 * limits.head_dim + pairs * (0.0245 + 0.00114 * limits.head_dim),
+              pairs * 0.042, 48.0 * limits.head_dim, 15000};
     case HopperPass::kForward:
       break;
   }

@@ -7,6 +7,7 @@
 #include "cuda/hopper/arguments.h"
 #include "cuda/hopper/mask.h"
 #include "cuda/hopper/shared.h"
+#include "cuda/place_axis.h"
 #include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
@@ -29,12 +30,8 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
   if (lane < kMaxRank) {
     const int place = lane == plan.order[0] ? first : lane == plan.order[1] ? second : third;
     const int group = lane == 2 ? group_x : lane == 1 ? group_y : group_z;
-    Axis axis = problem.axes[lane];
-    if (axis.query_count != axis.length || axis.key_count != axis.length) {
-      axis.query_origin = origins[lane];
-      axis.key_origin = origins[kMaxRank + lane];
-    }
-    make_axis_item<kRowsAreKeys>(item.axis[lane], axis, plan, lane, group, place * plan.box(lane));
+    make_axis_item<kRowsAreKeys>(item.axis[lane], place_axis(problem, origins, lane), plan, lane,
+                                 group, place * plan.box(lane));
   }
   __syncwarp();
   const bool exists = item.axis[0].rows > 0 && item.axis[1].rows > 0 && item.axis[2].rows > 0;

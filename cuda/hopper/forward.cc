@@ -148,7 +148,8 @@ std::string launch_hopper(const HopperChoice& choice, const Forward& arguments,
     const int phase[kMaxRank] = {line / plan.phases[1], line % plan.phases[1],
                                  launch % plan.phases[2]};
     to.problem = phase_of(arguments.problem, plan.phases, phase);
-    const std::string wrong = encode_maps(arguments, phase, choice.instance->out_columns, to);
+    const std::string wrong = encode_maps(arguments, phase, choice.instance->line_columns,
+                                          choice.instance->out_columns, to);
     if (!wrong.empty()) return wrong + " (" + str(plan) + ")";
     void* parameters[] = {&to};
     status = cudaLaunchKernel(choice.instance->kernel,

@@ -16,7 +16,8 @@ struct HopperInstance {
   const void* kernel;
   int threads;
   int shared_bytes;
-  int out_columns;  // of a box of results
+  int line_columns;  // of a box of queries, keys and values
+  int out_columns;   // of a box of results
 };
 
 // Those of an element type, defined where they are compiled.

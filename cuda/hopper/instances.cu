@@ -18,6 +18,7 @@ HopperInstance instance() {
   made.kernel = ptx::address_of(&hopper_forward_kernel<Shape>, kResident);
   made.threads = Shape::kThreads;
   made.shared_bytes = Shape::kSharedBytes;
+  made.line_columns = Shape::kLineElements;
   made.out_columns = Shape::kOutElements;
   return made;
 }

@@ -6,8 +6,8 @@
 
 namespace jax_na::cuda {
 
-std::string encode_maps(const Forward& from, const int (&phase)[kMaxRank], int out_columns,
-                        HopperArguments& to) {
+std::string encode_maps(const Forward& from, const int (&phase)[kMaxRank], int line_columns,
+                        int out_columns, HopperArguments& to) {
   const Problem& problem = from.problem;
   const HopperPlan& plan = to.plan;
   const Axis* axes = problem.axes;
@@ -26,20 +26,20 @@ std::string encode_maps(const Forward& from, const int (&phase)[kMaxRank], int o
                      {counts[0], counts[1], counts[2]},
                      {steps[0].dilation, steps[1].dilation, steps[2].dilation}};
   };
-  constexpr int kColumns = 64;
   std::string wrong;
   auto fill = [&](CUtensorMap& map, const MappedTensor& of, const MappedBox& by) {
     if (wrong.empty()) wrong = encode_map(map, plan.heads_apart, of, by);
   };
   const int head_dim = problem.head_dim, value_dim = problem.value_dim;
-  fill(to.query, tensor(from.query, problem.heads, head_dim, queries), box(kColumns, plan.rows));
-  fill(to.key, tensor(from.key, problem.kv_heads, head_dim, keys), box(kColumns, plan.columns));
+  fill(to.query, tensor(from.query, problem.heads, head_dim, queries),
+       box(line_columns, plan.rows));
+  fill(to.key, tensor(from.key, problem.kv_heads, head_dim, keys), box(line_columns, plan.columns));
   fill(to.value, tensor(from.value, problem.kv_heads, value_dim, keys),
-       box(kColumns, plan.columns));
+       box(line_columns, plan.columns));
   fill(to.out, tensor(from.out, problem.heads, value_dim, queries), box(out_columns, plan.rows));
   if (problem.additional > 0) {
     const int tokens[kMaxRank] = {1, 1, problem.additional};
-    const MappedBox line{kColumns, {1, 1, plan.column_count()}, {1, 1, 1}};
+    const MappedBox line{line_columns, {1, 1, plan.column_count()}, {1, 1, 1}};
     auto lines = [&](const void* data, int features) {
       return whole_tensor(data, type, features, problem.kv_heads, tokens, problem.batch);
     };

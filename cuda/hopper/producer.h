@@ -22,7 +22,8 @@ __device__ inline void produce(const Arguments& arguments, HopperControl<Shape>&
                                uint32_t base) {
   const HopperPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
-  RingPlace<Shape::kStages> key_place, value_place;
+  RingPlace<Shape::kStages> key_place;
+  RingPlace<Shape::kValueStages> value_place;
   RingPlace<Shape::kQueryBuffers> query_place;
   RingPlace<kItemsKnown> item_place;
 
@@ -31,7 +32,8 @@ __device__ inline void produce(const Arguments& arguments, HopperControl<Shape>&
                   int x, int y, int z, int entry) {
 #pragma unroll
     for (int panel = 0; panel < Shape::kPanels; ++panel) {
-      const MapPlace place(plan, Shape::kHeadDim, head, kPanelElements * panel, x, y, z, entry);
+      const MapPlace place(plan, Shape::kHeadDim, head, Shape::kLineElements * panel, x, y, z,
+                           entry);
       ptx::tma_load(to + panel * panel_bytes, map, barrier, place.at[0], place.at[1], place.at[2],
                     place.at[3], place.at[4]);
     }
@@ -40,7 +42,7 @@ __device__ inline void produce(const Arguments& arguments, HopperControl<Shape>&
                        int parity, const TileBox& box) {
     const uint32_t barrier = ptx::shared_address(&full);
     ptx::mbarrier_wait(ptx::shared_address(&empty), parity ^ 1);
-    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.column_count() * kPanelRowBytes);
+    ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.column_count() * Shape::kLineBytes);
     load(map, to, Shape::kStagePanelBytes, barrier, box.head, box.x, box.y, box.z, box.entry);
   };
   auto load_keys = [&](const TileBox& box) {
@@ -64,7 +66,7 @@ __device__ inline void produce(const Arguments& arguments, HopperControl<Shape>&
                          query_place.parity ^ 1);
       const uint32_t full = ptx::shared_address(&control.full_query[buffer][w]);
       ptx::mbarrier_arrive_expect(
-          full, Shape::kQueryTensors * Shape::kPanels * plan.row_count() * kPanelRowBytes);
+          full, Shape::kQueryTensors * Shape::kPanels * plan.row_count() * Shape::kLineBytes);
       auto load_part = [&](const CUtensorMap* map, int at) {
         load(map, base + at + (buffer * Shape::kWarpgroups + w) * Shape::kQueryBytes,
              Shape::kRowPanelBytes, full, item.head,

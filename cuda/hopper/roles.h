@@ -36,8 +36,8 @@ __device__ __forceinline__ void take_roles(const Arguments& arguments, Consume c
   // What tiles leave of a stage stays 0: a weight of 0 does not make up for values that are NaN.
   if (plan.column_count() < Shape::kBlock) {
     auto* words = reinterpret_cast<uint4*>(shared + Shape::kKeyAt);
-    for (int i = threadIdx.x; i < 2 * Shape::kStages * Shape::kStageBytes / 16;
-         i += Shape::kThreads)
+    constexpr int kStages = Shape::kStages + Shape::kValueStages;
+    for (int i = threadIdx.x; i < kStages * Shape::kStageBytes / 16; i += Shape::kThreads)
       words[i] = make_uint4(0, 0, 0, 0);
     ptx::fence_async_shared();
   }

@@ -32,6 +32,8 @@ struct HopperShape {
   static constexpr int kOtherRegisters = kResident == 1 ? 72 : 48;
   static_assert(kResident * 128 * (kOtherRegisters + kWarpgroups * kConsumerRegisters) <= 65536,
                 "more registers than there are");
+  static constexpr int kLineBytes = kPanelRowBytes;  // of a row of a panel
+  static constexpr int kLineElements = kPanelElements;
   static constexpr int kPanels = (kHeadDim + kPanelElements - 1) / kPanelElements;
   static constexpr int kRowPanelBytes = kWarpgroupRows * kPanelRowBytes;
   static constexpr bool kValuesLate = true;  // needed after the keys of the next tile
@@ -53,6 +55,7 @@ struct HopperShape {
   // warpgroup begins an item before it ends the one before.
   static constexpr int kQueryBuffers = bytes(2, 4) <= kMostBytes ? 2 : 1;
   static constexpr int kStages = bytes(kQueryBuffers, 6) <= kMostBytes ? 3 : 2;
+  static constexpr int kValueStages = kStages;
   static constexpr int kSharedBytes = bytes(kQueryBuffers, 2 * kStages);
   static_assert(kSharedBytes <= kMostBytes, "more shared memory than there is");
   static_assert(kBlock % 16 == 0 && kBlock <= 128, "a lane's columns are the bits of a word");
@@ -87,7 +90,7 @@ struct HopperControl {
   uint64_t full_query[Shape::kQueryBuffers][Shape::kWarpgroups];
   uint64_t empty_query[Shape::kQueryBuffers][Shape::kWarpgroups];
   uint64_t full_key[Shape::kStages], empty_key[Shape::kStages];
-  uint64_t full_value[Shape::kStages], empty_value[Shape::kStages];
+  uint64_t full_value[Shape::kValueStages], empty_value[Shape::kValueStages];
   TileMask masks[Shape::kStages][Shape::kWarpgroups];
   uint32_t below[Shape::kMostBelow][4];
   uint32_t places[Shape::kWarpgroups][kWarpgroupRows];  // of the rows in their boxes

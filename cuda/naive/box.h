@@ -5,6 +5,7 @@
 
 #include "core/problem.h"
 #include "cuda/naive/group.h"
+#include "cuda/place_axis.h"
 
 namespace jax_na::cuda::naive {
 
@@ -52,16 +53,6 @@ struct Box {
   int height, width;  // of the tensor met
 };
 
-// The axis as this device's slabs of it lie; kernels find the origins in a tensor.
-__device__ __forceinline__ Axis placed_axis(const Problem& problem, const int32_t* origins, int a) {
-  Axis axis = problem.axes[a];
-  if (axis.query_count != axis.length || axis.key_count != axis.length) {
-    axis.query_origin = origins[a];
-    axis.key_origin = origins[kMaxRank + a];
-  }
-  return axis;
-}
-
 // The box of token number `token` of its side; an empty one where not active.
 template <Side kOwn>
 __device__ __forceinline__ Box box_of(const Problem& problem, const int32_t* origins,
@@ -73,7 +64,7 @@ __device__ __forceinline__ Box box_of(const Problem& problem, const int32_t* ori
   Box box;
 #pragma unroll
   for (int a = 0; a < kMaxRank; ++a) {
-    Axis axis = placed_axis(problem, origins, a);
+    Axis axis = place_axis(problem, origins, a);
     if (axis.length == 1 && axis.key_count == 1) {
       box.axis[a] = kOne;
     } else if (axis.dilation == 1) {  // spares most of the divisions

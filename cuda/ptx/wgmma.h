@@ -57,6 +57,7 @@ __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
 #define JAX_NA_D8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define JAX_NA_D16 ", %16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31"
+#define JAX_NA_D16_HALF ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define JAX_NA_D32 ", %32, %33, %34, %35, %36, %37, %38, %39, " \
   "%40, %41, %42, %43, %44, %45, %46, %47"
 #define JAX_NA_D32_HALF ", %32, %33, %34, %35, %36, %37, %38, %39"
@@ -76,6 +77,7 @@ __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
 
 #define JAX_NA_D_16 JAX_NA_D0
 #define JAX_NA_D_32 JAX_NA_D0 JAX_NA_D8
+#define JAX_NA_D_48 JAX_NA_D_32 JAX_NA_D16_HALF
 #define JAX_NA_D_64 JAX_NA_D_32 JAX_NA_D16
 #define JAX_NA_D_80 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32_HALF
 #define JAX_NA_D_96 JAX_NA_D_32 JAX_NA_D16 JAX_NA_D32
@@ -85,6 +87,8 @@ __device__ __forceinline__ void keep_here(float (&values)[kCount]) {
 #define JAX_NA_INOUT_16 JAX_NA_INOUT4(0), JAX_NA_INOUT4(4)
 #define JAX_NA_INOUT_32 \
   JAX_NA_INOUT16(0)
+#define JAX_NA_INOUT_48 \
+  JAX_NA_INOUT16(0), JAX_NA_INOUT4(16), JAX_NA_INOUT4(20)
 #define JAX_NA_INOUT_64 \
   JAX_NA_INOUT16(0), JAX_NA_INOUT16(16)
 #define JAX_NA_INOUT_80 \
@@ -140,6 +144,8 @@ template <typename T, int kColumns>
 __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], uint64_t a, uint64_t b, int add) {
   if constexpr (kColumns == 32) {
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 32, "0, 0", "%16", "%17", "%18");
+  } else if constexpr (kColumns == 48) {
+    JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 48, "0, 0", "%24", "%25", "%26");
   } else if constexpr (kColumns == 64) {
     JAX_NA_WGMMA_OF(T, JAX_NA_WGMMA_SHARED, 64, "0, 0", "%32", "%33", "%34");
   } else if constexpr (kColumns == 80) {
@@ -212,6 +218,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const uint32_t (
 #undef JAX_NA_D0
 #undef JAX_NA_D8
 #undef JAX_NA_D16
+#undef JAX_NA_D16_HALF
 #undef JAX_NA_D32
 #undef JAX_NA_D32_HALF
 #undef JAX_NA_D48
@@ -223,6 +230,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const uint32_t (
 #undef JAX_NA_INOUT16
 #undef JAX_NA_D_16
 #undef JAX_NA_D_32
+#undef JAX_NA_D_48
 #undef JAX_NA_D_64
 #undef JAX_NA_D_80
 #undef JAX_NA_D_96
@@ -231,6 +239,7 @@ __device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], const uint32_t (
 #undef JAX_NA_D_256
 #undef JAX_NA_INOUT_16
 #undef JAX_NA_INOUT_32
+#undef JAX_NA_INOUT_48
 #undef JAX_NA_INOUT_64
 #undef JAX_NA_INOUT_80
 #undef JAX_NA_INOUT_96

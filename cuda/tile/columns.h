@@ -16,9 +16,10 @@ template <int kBlock>
 struct Columns {
   static_assert(kBlock <= 128, "a lane's columns are the bits of a word");
   // Extents of a tile sum up to kBlock + 2 at most, and every axis has one entry more than that.
-  uint32_t below[kBlock + 5][4];  // [i - of an axis -][t]: columns whose coordinate is below i
-  int bias[kBlock];               // the column's share of an index into the bias
-  uint16_t row[kBlock];           // in the stage, from the tile's first position
+  alignas(16)
+      uint32_t below[kBlock + 5][4];  // [i - of an axis -][t]: columns whose coordinate is below i
+  int bias[kBlock];                   // the column's share of an index into the bias
+  uint16_t row[kBlock];               // in the stage, from the tile's first position
 };
 
 // Where an axis begins in Columns::below.
@@ -93,6 +94,27 @@ __device__ __forceinline__ uint32_t seen_columns(const Columns<kBlock>& columns,
     word &= below[high][t] & ~below[low][t];
   }
   return word;
+}
+
+// The same of a tile of a box for all four lanes that share a row.
+template <int kBlock>
+__device__ __forceinline__ uint4 seen_by_row(const Columns<kBlock>& columns, const Sweep& sweep,
+                                             const RowWork& row, const Tile& tile, int unsure) {
+  uint4 words = {~0u, ~0u, ~0u, ~0u};
+#pragma unroll
+  for (int axis = 0; axis < kMaxRank; ++axis) {
+    if (!(unsure >> axis & 1)) continue;
+    const int extent = sweep.tile[axis], origin = tile.origin[axis];
+    const int low = min(max(max(row.seen[axis].begin, tile.nominal[axis]) - origin, 0), extent);
+    const int high = min(max(row.seen[axis].end - origin, 0), extent);
+    const uint4* below = reinterpret_cast<const uint4*>(columns.below + below_begin(sweep, axis));
+    const uint4 of_high = below[high], of_low = below[low];
+    words.x &= of_high.x & ~of_low.x;
+    words.y &= of_high.y & ~of_low.y;
+    words.z &= of_high.z & ~of_low.z;
+    words.w &= of_high.w & ~of_low.w;
+  }
+  return words;
 }
 
 // The tile's share of an index into the bias; `sign` as for find_columns.

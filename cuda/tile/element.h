@@ -30,7 +30,8 @@ __device__ __forceinline__ uint32_t pack(float low, float high, __half) {
 
 // The elements of a word.
 __device__ __forceinline__ float2 unpack(uint32_t both, __nv_bfloat16) {
-  return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&both));
+  // Not by halves, which the compiler would keep in registers of their own.
+  return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000));
 }
 __device__ __forceinline__ float2 unpack(uint32_t both, __half) {
   return __half22float2(*reinterpret_cast<__half2*>(&both));

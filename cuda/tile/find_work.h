@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/problem.h"
+#include "cuda/place_axis.h"
 #include "cuda/plan.h"
 #include "cuda/tile/work.h"
 
@@ -45,13 +46,9 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
     const int group_x = sweep.group_x.split(block), group_y = sweep.group_y.split(block);
     const int place = thread == 2 ? x : thread == 1 ? y : z;
     const int group = thread == 2 ? group_x : thread == 1 ? group_y : block;
-    Axis axis = problem.axes[thread];
-    if (axis.query_count != axis.length || axis.key_count != axis.length) {
-      axis.query_origin = origins[thread];
-      axis.key_origin = origins[kMaxRank + thread];
-    }
     const int box = sweep.box(thread);
-    work.axis[thread] = axis_work<kStationary>(axis, group, place * box, box);
+    work.axis[thread] =
+        axis_work<kStationary>(place_axis(problem, origins, thread), group, place * box, box);
   }
   __syncthreads();
   if (work.empty()) return;

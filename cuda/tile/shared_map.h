@@ -17,6 +17,7 @@ struct SharedMap {
   int columns = 0;
   int rows = 0;
   int work = 0;
+  int list = 0;  // of stages and items, where a kernel streams alone
   int total = 0;
 };
 

@@ -21,6 +21,8 @@ RANDOM_PROBLEMS = 60
 
 _rows: list[dict] = []
 _outcomes: collections.Counter = collections.Counter()
+_failed: dict[str, str] = {}  # why each did
+_seconds: dict[str, float] = {}
 
 
 def pytest_addoption(parser):
@@ -57,6 +59,9 @@ def record(request):
 def pytest_runtest_logreport(report):  # also of the workers of pytest-xdist
     if report.when == "call" or report.skipped or report.failed:
         _outcomes[report.outcome] += 1
+    if report.failed:
+        _failed[report.nodeid] = str(report.longrepr)[-600:]
+    _seconds[report.nodeid] = _seconds.get(report.nodeid, 0.0) + report.duration
     if report.when == "teardown":
         _rows.extend(row for name, row in report.user_properties if name == "row")
 
@@ -74,6 +79,10 @@ def pytest_sessionfinish(session):
         "commit": found.stdout.strip() or os.environ.get("COMMIT", "unknown"),
         "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "numpy")},
         "outcomes": dict(_outcomes),
+        "failed": _failed,
+        "slowest_s": {
+            test: round(_seconds[test]) for test in sorted(_seconds, key=_seconds.get)[:-16:-1]
+        },
     }
     rows = sorted(_rows, key=lambda row: row["test"])
     lines = ",\n".join(json.dumps(row) for row in rows)  # a line each, to read and to compare

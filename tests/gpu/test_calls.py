@@ -11,10 +11,11 @@ from compare import IMPLEMENTATIONS
 from raw_calls import Kernels
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_wrong_calls_are_refused_and_legal_ones_computed(implementation, record):
-    counts = run_program(Kernels("cuda", implementation), 0, 300)
+def test_wrong_calls_are_refused_and_legal_ones_computed(implementation, seed, record):
+    counts = run_program(Kernels("cuda", implementation), seed, 100)
     record(calls=sum(counts.values()), **counts)
-    assert sum(counts.values()) == 300
+    assert sum(counts.values()) == 100
     for end in ("computed", "refused by us", "refused by XLA", "computed without a meaning"):
-        assert counts[end] >= 5, counts
+        assert counts[end] > 0, counts

@@ -27,6 +27,7 @@ PROBLEMS = [
         scale=-0.2,
     ),
     Problem("3d", (12, 14, 15), (9, 11, 12), stride=(1, 2, 1), heads=2, kv_heads=2),
+    Problem("2d-additional", (40, 37), (30, 28), heads=4, kv_heads=2, additional=150),
 ]
 
 
@@ -38,7 +39,7 @@ def _needs_hopper():
 
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 192, 256])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_gradients(problem, head_dim, dtype, deterministic, record):
     problem = dataclasses.replace(problem, head_dim=head_dim, value_dim=head_dim)
@@ -58,7 +59,7 @@ def choice(problem, dtype, deterministic):
         problem.kv_heads,
         problem.head_dim,
         problem.head_dim,
-        0,
+        problem.additional or 0,
         0,
     )
     return _core.cuda_fused_backward_choice(of, dtype, False, 132, deterministic)

@@ -22,6 +22,7 @@ VOLUME = Problem("3d", (9, 12, 14), (5, 5, 3), heads=2, kv_heads=2, batch=(3,), 
 LINE = Problem("1d", (3000,), (200,), heads=4, kv_heads=1, stride=(3,), bias=True)
 # Without a bias, and with windows that the Hopper kernels are made for.
 WIDE = Problem("2d-wide", (60, 52), (24, 25), heads=6, kv_heads=3, batch=(2,))
+MORE = Problem("2d-more", (60, 52), (24, 25), heads=6, kv_heads=3, additional=150)
 
 
 def busy(stop):
@@ -31,10 +32,14 @@ def busy(stop):
         jax.block_until_ready(x @ x)
 
 
-@pytest.mark.parametrize(
-    ("implementation", "dtype"), sorted({(kind.implementation, kind.dtype) for kind in KINDS})
-)
-@pytest.mark.parametrize("problem", [PLANE, VOLUME, LINE, WIDE], ids=str)
+UNDER_LOAD = [  # by few processes, whose loads would make all others wait
+    pytest.param(*found, marks=pytest.mark.xdist_group(f"under-load-{found[0]}"))
+    for found in sorted({(kind.implementation, kind.dtype) for kind in KINDS})
+]
+
+
+@pytest.mark.parametrize(("implementation", "dtype"), UNDER_LOAD)
+@pytest.mark.parametrize("problem", [PLANE, VOLUME, LINE, WIDE, MORE], ids=str)
 def test_runs_agree_to_the_bit(problem, implementation, dtype):
     problem = dataclasses.replace(problem, head_dim=64, value_dim=64)
     given = arrays_of(problem, dtype)

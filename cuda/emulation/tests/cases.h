@@ -10,7 +10,8 @@ namespace jax_na::emulation {
 
 struct Case {
   std::string name;
-  Problem problem;  // its axes have the origins that kernels are to find in a tensor
+  Problem problem;      // its axes have the origins that kernels are to find in a tensor
+  bool astray = false;  // the tensor says that slabs at the ends of an axis lie far beyond them
 };
 
 std::vector<Case> cases();

@@ -139,8 +139,11 @@ uint64_t run(const Implementation& implementation, const Case& of, const Kind<T>
   std::vector<int32_t> places(2 * kMaxRank);
   Problem unplaced = problem;
   for (int a = 0; a < kMaxRank; ++a) {
-    places[a] = problem.axes[a].query_origin;
-    places[kMaxRank + a] = problem.axes[a].key_origin;
+    int* place = &places[a];
+    for (int origin : {problem.axes[a].query_origin, problem.axes[a].key_origin}) {
+      *place = !of.astray ? origin : origin > 0 ? INT32_MAX : INT32_MIN;
+      place += kMaxRank;
+    }
     unplaced.axes[a].query_origin = unplaced.axes[a].key_origin = 0;
   }
   origins.fill(places);

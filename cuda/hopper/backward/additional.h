@@ -1,5 +1,6 @@
 // Items of additional keys, which every query sees: a box of them, and a part of all tiles of
-// queries. Their gradients are sums over several items.
+// queries. Their gradients are sums over several items: what adds them up in memory does so in any
+// order, and where runs are to agree each item leaves what it has found to be added up later.
 #pragma once
 
 #include <cstdint>
@@ -23,13 +24,15 @@ __device__ inline bool describe_additional(const HopperBackwardPlan& plan, const
     index /= count;
     return place;
   };
-  int windows = 1;
+  int windows = 1, parts = 1;
+  const int all_parts = index;
   bool exists = true;
 #pragma unroll 1  // few registers are left
   for (int a = 0; a < kMaxRank; ++a) {
     const Axis& of = problem.axes[a];
     const int group = take(of.dilation);
     const int first = take(plan.additional.parts[a]) * plan.additional.tiles[a];
+    if constexpr (!Shape::kSums) parts *= of.dilation * plan.additional.parts[a];
     const int extent = of.dilation * plan.columns[a];
     const int all = ceil_div(max(of.query_count - group, 0), extent);
     const int tiles = min(plan.additional.tiles[a], all - first);
@@ -40,6 +43,7 @@ __device__ inline bool describe_additional(const HopperBackwardPlan& plan, const
       item.axis[a].column = group + first * extent;
     }
   }
+  const int part = all_parts - index * parts;
   const int box = take(plan.additional.boxes);
   const int head = take(problem.kv_heads);
   if (exists && lane == 0) {
@@ -49,17 +53,19 @@ __device__ inline bool describe_additional(const HopperBackwardPlan& plan, const
     item.total = windows * problem.group();
     item.last = false;
     control.additional[slot] = box * Shape::kRowGroups * plan.row_count();
+    if constexpr (!Shape::kSums) control.part[slot] = part;
   }
   __syncwarp();
   return exists;
 }
 
 // Adds what a warpgroup has of the gradients of the additional keys from `first` on, and of their
-// values, to what other items have found: of features from `column` on.
-template <int kCount>
+// values, to what other items have found, of features from `column` on; or writes it to the place
+// of a part.
+template <bool kAdd, int kCount>
 __device__ __forceinline__ void add_gradients(const HopperBackwardArguments& arguments,
-                                              const HopperItem& item, int first, int column,
-                                              const float (&dkey)[kCount],
+                                              const HopperItem& item, int part, int first,
+                                              int column, const float (&dkey)[kCount],
                                               const float (&dvalue)[kCount]) {
   const Problem& problem = arguments.problem;
   const int thread = ptx::thread() % 128, lane = thread % 32;
@@ -72,13 +78,19 @@ __device__ __forceinline__ void add_gradients(const HopperBackwardArguments& arg
         (static_cast<int64_t>(item.entry) * problem.additional + key) * problem.kv_heads +
         item.head;
     float* to = arguments.additional_sums + at * problem.head_dim + column + 2 * (lane % 4);
+    if constexpr (!kAdd) to += 2 * values * part;
 #pragma unroll
     for (int n = 0; n < kCount / 4; ++n) {
       if (column + 8 * n >= problem.head_dim) break;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        atomicAdd(to + 8 * n + i, dkey[4 * n + 2 * r + i]);
-        atomicAdd(to + values + 8 * n + i, dvalue[4 * n + 2 * r + i]);
+        if constexpr (kAdd) {
+          atomicAdd(to + 8 * n + i, dkey[4 * n + 2 * r + i]);
+          atomicAdd(to + values + 8 * n + i, dvalue[4 * n + 2 * r + i]);
+        } else {
+          to[8 * n + i] = dkey[4 * n + 2 * r + i];
+          to[values + 8 * n + i] = dvalue[4 * n + 2 * r + i];
+        }
       }
     }
   }

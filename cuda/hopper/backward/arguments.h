@@ -32,8 +32,10 @@ struct HopperBackwardArguments {
   // first.
   bool scale_first;
   float score_scale, weight_factor;
-  float* additional_sums;  // [2 (of keys, of values), batch, additional, kv_heads, features]
-  int* items_taken;        // 0; CTAs take them in order, so that those of a time lie side by side
+  // [2 (of keys, of values), batch, additional, kv_heads, features], all 0; where nothing is added
+  // up in memory, one for each of the launch's parts of the queries.
+  float* additional_sums;
+  int* items_taken;  // 0; CTAs take them in order, so that those of a time lie side by side
   HopperBackwardPlan plan;
 };
 

@@ -78,16 +78,21 @@ __global__ void __launch_bounds__(kThreads)
       make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// A thread for each element of the gradients of additional keys.
+// A thread for each element of the gradients of additional keys, which adds up its parts in order.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     additional_rounding_kernel(const __grid_constant__ Backward arguments, const float* sums,
-                               int64_t elements) {
+                               int parts, int64_t elements) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= elements) return;
+  float key = 0.f, value = 0.f;
+  for (int part = 0; part < parts; ++part) {
+    key += sums[2 * elements * part + i];
+    value += sums[2 * elements * part + elements + i];
+  }
   static_cast<T*>(arguments.dadditional_keys)[i] =
-      T(sums[i] * static_cast<float>(arguments.problem.scale));
-  static_cast<T*>(arguments.dadditional_values)[i] = T(sums[elements + i]);
+      T(key * static_cast<float>(arguments.problem.scale));
+  static_cast<T*>(arguments.dadditional_values)[i] = T(value);
 }
 
 template <int kLanes, typename Launch>
@@ -135,14 +140,14 @@ cudaError_t launch_statistics(const Backward& arguments, float2* statistics, cud
   });
 }
 
-cudaError_t launch_additional_rounding(const Backward& arguments, const float* sums,
+cudaError_t launch_additional_rounding(const Backward& arguments, const float* sums, int parts,
                                        cudaStream_t stream) {
   const Problem& problem = arguments.problem;
   const int64_t elements = problem.batch * problem.additional * problem.kv_heads * problem.head_dim;
   const dim3 grid(static_cast<unsigned>((elements + kThreads - 1) / kThreads));
   auto* kernel = arguments.stored == Stored::kFloat16 ? additional_rounding_kernel<__half>
                                                       : additional_rounding_kernel<__nv_bfloat16>;
-  return ptx::launch(kernel, grid, dim3(kThreads), 0, stream, arguments, sums, elements);
+  return ptx::launch(kernel, grid, dim3(kThreads), 0, stream, arguments, sums, parts, elements);
 }
 
 cudaError_t launch_rounding(const Backward& arguments, const float* sums, cudaStream_t stream) {

@@ -16,8 +16,9 @@ cudaError_t launch_statistics(const Backward& arguments, float2* statistics, cud
 cudaError_t launch_rounding(const Backward& arguments, const float* sums, cudaStream_t stream);
 
 // Rounds the sums of the gradients of additional keys, and then of additional values, to
-// arguments.dadditional_keys and arguments.dadditional_values.
-cudaError_t launch_additional_rounding(const Backward& arguments, const float* sums,
+// arguments.dadditional_keys and arguments.dadditional_values. There are `parts` of such sums,
+// which are added up in order.
+cudaError_t launch_additional_rounding(const Backward& arguments, const float* sums, int parts,
                                        cudaStream_t stream);
 
 }  // namespace jax_na::cuda

@@ -40,6 +40,9 @@ double around_clocks(const Problem& problem, double bytes) {
   return bytes * static_cast<double>(rows_of(problem)) * problem.head_dim / kBytesPerClock;
 }
 
+// Sums of the gradients of additional keys that are kept apart.
+constexpr int64_t kMostParts = 256;
+
 // One for each launch.
 constexpr int64_t kCounterBytes = kMostLaunches * static_cast<int64_t>(sizeof(int));
 
@@ -59,9 +62,12 @@ bool heads_apart(const Problem& problem, const HopperBackwardInstance& instance)
   return problem.head_dim != instance.limits.head_dim;
 }
 
-int64_t additional_sums_bytes(const Problem& problem) {
-  return align(2 * problem.batch * problem.additional * problem.kv_heads * problem.head_dim *
-               static_cast<int64_t>(sizeof(float)));
+// Of a part.
+int64_t additional_elements(const Problem& problem) {
+  return 2 * problem.batch * problem.additional * problem.kv_heads * problem.head_dim;
+}
+int64_t additional_bytes(const Problem& problem, int64_t parts) {
+  return align(parts * additional_elements(problem) * static_cast<int64_t>(sizeof(float)));
 }
 
 // The instance that runs the problem on a Hopper GPU, or null and why.
@@ -71,8 +77,8 @@ const HopperBackwardInstance* instance_for(const Problem& problem, Stored stored
     refusal = "the elements are neither bfloat16 nor float16";
   } else if (problem.bias_batch > 0) {
     refusal = "there is a relative position bias";
-  } else if (!sums && problem.additional > 0) {
-    refusal = "there are additional keys";
+  } else if (!sums && problem.additional > 0 && most_additional_parts(problem) > kMostParts) {
+    refusal = "there are additional keys, and too many dilation groups";
   } else if (problem.head_dim != problem.value_dim) {
     refusal = "head_dim of keys and values differ";
   } else {
@@ -117,7 +123,6 @@ HopperBackwardChoice search(const Problem& problem, Stored stored, bool sums,
     choice.refusal = choice.queries.refusal;
     if (choice.queries.instance == nullptr) return choice;
     choice.plan.clocks += choice.queries.plan.clocks + around_clocks(problem, 4);
-    choice.plan.beyond_cache = false;  // there are no sums that could be kept in the cache
   }
   choice.plan.heads_apart = heads_apart(problem, *instance);
   choice.instance = instance;
@@ -142,13 +147,14 @@ int64_t hopper_backward_workspace(const Problem& problem, Stored stored) {
   std::string refusal;
   if (instance_for(problem, stored, true, refusal) == nullptr) return 0;
   return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem) +
-         additional_sums_bytes(problem);
+         additional_bytes(problem, 1);
 }
 
 int64_t hopper_pair_workspace(const Problem& problem, Stored stored) {
   std::string refusal;
   if (instance_for(problem, stored, false, refusal) == nullptr) return 0;
-  return statistics_bytes(problem) + kCounterBytes;
+  return statistics_bytes(problem) + kCounterBytes +
+         additional_bytes(problem, most_additional_parts(problem));
 }
 
 std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Backward& arguments,
@@ -161,17 +167,21 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
   if (status != cudaSuccess) return cudaGetErrorString(status);
   auto* statistics = static_cast<float2*>(arguments.workspace);
   char* zeros = static_cast<char*>(arguments.workspace) + statistics_bytes(problem);
-  auto* sums = choice.pair() ? nullptr : reinterpret_cast<float*>(zeros + kCounterBytes);
-  auto* additional_sums =
-      choice.pair() ? nullptr : sums + sums_bytes(problem) / static_cast<int64_t>(sizeof(float));
-  int64_t zero_bytes = kCounterBytes;
-  if (!choice.pair()) zero_bytes += sums_bytes(problem) + additional_sums_bytes(problem);
-  status = cudaMemsetAsync(zeros, 0, zero_bytes, stream);
-  if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
   const HopperBackwardPlan& plan = choice.plan;
+  constexpr int kFirst[kMaxRank] = {0, 0, 0};
+  const int launch_parts =
+      choice.pair() && problem.additional > 0
+          ? static_cast<int>(additional_parts(phase_of(problem, plan.phases, kFirst), plan))
+          : 0;
+  const int parts = choice.pair() ? plan.launches() * launch_parts : 1;
+  const int64_t all_sums_bytes = choice.pair() ? 0 : sums_bytes(problem);
+  auto* sums = choice.pair() ? nullptr : reinterpret_cast<float*>(zeros + kCounterBytes);
+  auto* additional_sums = reinterpret_cast<float*>(zeros + kCounterBytes + all_sums_bytes);
+  status = cudaMemsetAsync(
+      zeros, 0, kCounterBytes + all_sums_bytes + additional_bytes(problem, parts), stream);
+  if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
   HopperBackwardArguments to{};
   to.origins = arguments.origins;
-  to.additional_sums = additional_sums;
   to.plan = plan;
   to.scale_first = problem.scale <= 0;
   to.score_scale = static_cast<float>(problem.scale * 1.4426950408889634);
@@ -184,6 +194,7 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
                                  launch % plan.phases[2]};
     to.problem = phase_of(problem, plan.phases, phase);
     to.items_taken = reinterpret_cast<int*>(zeros) + launch;
+    to.additional_sums = additional_sums + launch * launch_parts * additional_elements(problem);
     const std::string wrong = encode_maps(arguments, phase, boxes, sums, statistics, to);
     if (!wrong.empty()) return wrong + " (" + str(plan) + ")";
     void* parameters[] = {&to};
@@ -192,11 +203,11 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
                               dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
                               static_cast<size_t>(choice.instance->shared_bytes), stream);
   }
+  if (status == cudaSuccess && !choice.pair()) status = launch_rounding(arguments, sums, stream);
+  if (status == cudaSuccess && problem.additional > 0)
+    status = launch_additional_rounding(arguments, additional_sums, parts, stream);
   if (status == cudaSuccess && choice.pair())
     return launch_hopper_query_gradient(choice.queries, arguments, statistics, device, stream);
-  if (status == cudaSuccess) status = launch_rounding(arguments, sums, stream);
-  if (status == cudaSuccess && problem.additional > 0)
-    status = launch_additional_rounding(arguments, additional_sums, stream);
   if (status == cudaSuccess) return "";
   return std::string("launching the Hopper backward kernels: ") + cudaGetErrorString(status) +
          " (" + str(choice.plan) + ")";

@@ -13,11 +13,13 @@
 #include "cuda/hopper/backward/consumer.h"
 #include "cuda/hopper/backward/keys.h"
 #include "cuda/hopper/backward/light.h"
+#include "cuda/hopper/backward/light_keys.h"
 #include "cuda/hopper/backward/masker.h"
 #include "cuda/hopper/backward/producer.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
 #include "cuda/hopper/backward/wide.h"
+#include "cuda/hopper/backward/wide_keys.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/registers.h"
@@ -86,8 +88,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     }
   } else {
     ptx::take_registers<Shape::kComputeRegisters>();
-    if constexpr (!Shape::kSums)
+    if constexpr (!Shape::kSums && Shape::kWide)
+      consume_wide_keys(arguments, control, base, warpgroup);
+    else if constexpr (!Shape::kSums && Shape::kResident == 1)
       consume_keys(arguments, control, base, warpgroup);
+    else if constexpr (!Shape::kSums)
+      consume_light_keys(arguments, control, base, warpgroup);
     else if constexpr (Shape::kWide)
       consume_wide(arguments, control, base, warpgroup);
     else if constexpr (Shape::kResident == 1)

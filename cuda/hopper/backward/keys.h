@@ -133,8 +133,12 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
     ptx::keep_here(dvalue);
     release_dout();
     arrive(control.empty_query[stage_before()]);
-    // All of this warpgroup are done with the keys.
-    ptx::barrier_sync(kOneBarrier + warpgroup, 128);
+    // All of this warpgroup are done with the keys; all of both, where its gradients leave from the
+    // other's place too.
+    if constexpr (Shape::kOutAsKeys)
+      ptx::barrier_sync(kOneBarrier + warpgroup, 128);
+    else
+      ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
     store_gradients(arguments, control, slot, warpgroup, rows(),
                     control.empty_rows[row_place.stage], dkey, dvalue);
     row_place.next();

@@ -20,8 +20,8 @@ constexpr int kBothBarrier = 1;  // of all consumers
 constexpr int kOneBarrier = 2;   // and following, of one warpgroup each
 
 // Writes a warpgroup's gradients to the place of the keys and values of buffer `rows`, which nobody
-// reads any more, and on to the tensors; or adds those of additional keys to sums. Frees the buffer
-// when they have left it.
+// reads any more, and on to the tensors; or those of additional keys to their sums. Frees the
+// buffer when they have left it.
 template <typename Shape>
 __device__ __forceinline__ void store_gradients(const HopperBackwardArguments& arguments,
                                                 HopperBackwardControl<Shape>& control, int slot,
@@ -32,7 +32,8 @@ __device__ __forceinline__ void store_gradients(const HopperBackwardArguments& a
   const Problem& problem = arguments.problem;
   const HopperItem& item = control.items[slot];
   if (const int additional = control.additional[slot]; additional >= 0) {
-    add_gradients(arguments, item, additional + warpgroup * plan.row_count(), 0, dkey, dvalue);
+    add_gradients<Shape::kSums>(arguments, item, Shape::kSums ? 0 : control.part[slot],
+                                additional + warpgroup * plan.row_count(), 0, dkey, dvalue);
     if (ptx::thread() % 128 == 0) ptx::mbarrier_arrive(ptx::shared_address(&empty));
     return;
   }

@@ -1,6 +1,7 @@
 #include "cuda/hopper/backward/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -27,9 +28,9 @@ void order_items(const Problem& problem, HopperPlan& plan) {
 }
 
 // Bytes of the queries that as many items meet as there are multiprocessors, with their cotangents
-// and sums.
-double met_bytes(const Problem& problem, const HopperPlan& plan, int multiprocessors) {
-  constexpr double kBytes = 2 + 2 + 4;
+// and sums, where there are such.
+double met_bytes(const Problem& problem, const HopperPlan& plan, bool sums, int multiprocessors) {
+  const double bytes = 2 + 2 + (sums ? 4 : 0);
   double items = multiprocessors, queries = 1;
   for (int axis : plan.order) {
     const Axis& of = problem.axes[axis];
@@ -38,20 +39,12 @@ double met_bytes(const Problem& problem, const HopperPlan& plan, int multiproces
     const double keys = side_by_side * plan.box(axis) + of.window;
     queries *= std::min(keys * of.dilation, static_cast<double>(of.length));
   }
-  return queries * problem.head_dim * kBytes;
+  return queries * problem.head_dim * bytes;
 }
 
-// Cuts the queries so that items of additional keys have about as many tiles as others, and adds
-// what they cost. False where they are more than an int counts.
-bool plan_additional(const Problem& problem, const HopperLimits& limits, int multiprocessors,
-                     HopperBackwardPlan& plan) {
-  constexpr double kFewestTiles = 16;  // what is added up for an item is as much as for two tiles
+// Cuts the queries of a dilation group into parts of at most `wanted` tiles, or little more.
+void cut_queries(const Problem& problem, double wanted, HopperBackwardPlan& plan) {
   AdditionalItems& additional = plan.additional;
-  const int rows = limits.warpgroups * plan.row_count();
-  additional.boxes = (problem.additional + rows - 1) / rows;
-  double wanted = std::max(kFewestTiles, plan.tiles / plan.items / problem.group());
-  double count = static_cast<double>(problem.batch) * problem.kv_heads * additional.boxes;
-  double tiles = count * problem.group();
   for (int a = kMaxRank - 1; a >= 0; --a) {
     const Axis& of = problem.axes[a];
     const int all =
@@ -59,8 +52,28 @@ bool plan_additional(const Problem& problem, const HopperLimits& limits, int mul
     additional.tiles[a] = static_cast<int>(std::max(1.0, std::min<double>(all, wanted)));
     additional.parts[a] = (all + additional.tiles[a] - 1) / additional.tiles[a];
     wanted /= additional.tiles[a];
-    count *= static_cast<double>(additional.parts[a]) * of.dilation;
-    tiles *= static_cast<double>(all) * of.dilation;
+  }
+}
+
+// Cuts the queries so that items of additional keys have about as many tiles as others, into
+// `most_parts` at most, and adds what they cost. False where they are more than an int counts.
+bool plan_additional(const Problem& problem, const HopperLimits& limits, int multiprocessors,
+                     double most_parts, HopperBackwardPlan& plan) {
+  constexpr double kFewestTiles = 16;  // what is added up for an item is as much as for two tiles
+  AdditionalItems& additional = plan.additional;
+  const int rows = limits.warpgroups * plan.row_count();
+  additional.boxes = (problem.additional + rows - 1) / rows;
+  double wanted = std::max(kFewestTiles, plan.tiles / plan.items / problem.group());
+  cut_queries(problem, wanted, plan);
+  while (plan.launches() * additional_parts(problem, plan) > most_parts)
+    cut_queries(problem, wanted *= 1.25, plan);
+  const double boxes = static_cast<double>(problem.batch) * problem.kv_heads * additional.boxes;
+  const double count = boxes * additional_parts(problem, plan);
+  double tiles = boxes * problem.group();
+  for (int a = 0; a < kMaxRank; ++a) {
+    const int extent = problem.axes[a].dilation * plan.columns[a];
+    tiles *= static_cast<double>((problem.axes[a].query_count + extent - 1) / extent) *
+             problem.axes[a].dilation;
   }
   if (count + plan.items > INT32_MAX) return false;
   additional.count = static_cast<int>(count);
@@ -72,6 +85,20 @@ bool plan_additional(const Problem& problem, const HopperLimits& limits, int mul
 
 }  // namespace
 
+double additional_parts(const Problem& launch, const HopperBackwardPlan& plan) {
+  double parts = 1;
+  for (int a = 0; a < kMaxRank; ++a)
+    parts *= static_cast<double>(launch.axes[a].dilation) * plan.additional.parts[a];
+  return parts;
+}
+
+int64_t most_additional_parts(const Problem& problem) {
+  constexpr int64_t kEnough = 16;  // for any GPU, where there are some heads
+  int64_t groups = 1;
+  for (const Axis& axis : problem.axes) groups *= axis.dilation;
+  return std::max(kEnough, groups);
+}
+
 bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limits,
                                int multiprocessors, HopperBackwardPlan& plan) {
   const std::vector<HopperPlan> plans = hopper_plans(problem, limits, multiprocessors, 1);
@@ -80,9 +107,15 @@ bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limit
   constexpr int kFirst[kMaxRank] = {0, 0, 0};
   const Problem first = phase_of(problem, plan.phases, kFirst);
   order_items(first, plan);
-  if (first.additional > 0 && !plan_additional(first, limits, multiprocessors, plan)) return false;
+  // Where nothing is added up in memory, every part needs memory of its own.
+  const double most_parts = limits.pass == HopperPass::kKeyGradient
+                                ? static_cast<double>(most_additional_parts(problem))
+                                : INFINITY;
+  if (first.additional > 0 && !plan_additional(first, limits, multiprocessors, most_parts, plan))
+    return false;
+  const bool sums = limits.pass == HopperPass::kGradients;
   plan.beyond_cache = limits.head_dim <= kMostInStep &&
-                      met_bytes(first, plan, multiprocessors * limits.resident) > kCacheBytes;
+                      met_bytes(first, plan, sums, multiprocessors * limits.resident) > kCacheBytes;
   return true;
 }
 

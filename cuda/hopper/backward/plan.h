@@ -25,6 +25,13 @@ JAX_NA_INLINE int all_items(const HopperBackwardPlan& plan) {
   return plan.items + plan.additional.count;
 }
 
+// The parts that items of additional keys cut the queries of a launch into, of all dilation groups.
+double additional_parts(const Problem& launch, const HopperBackwardPlan& plan);
+
+// How many they are in all launches at most, whichever the plan, where no sums are added up in
+// memory.
+int64_t most_additional_parts(const Problem& problem);
+
 // Plans the main kernel of the backward pass of `problem`; false where no plan is legal.
 bool make_hopper_backward_plan(const Problem& problem, const HopperLimits& limits,
                                int multiprocessors, HopperBackwardPlan& plan);

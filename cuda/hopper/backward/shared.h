@@ -49,8 +49,9 @@ struct HopperBackwardShape {
   static constexpr int kOutPanelBytes =
       kOutAsKeys ? kRowPanelBytes : kWarpgroupRows * kOutElements * 2;
   static constexpr int kOutPartBytes = kOutAsKeys ? kPartBytes : kRowBytes / kWarpgroups;
-  // The gradients of scores: rows of keys, of the queries of a tile. Only the sums need them here.
-  static constexpr int kDscoreBytes = kSums ? kRows * kPanelRowBytes : 0;
+  // The gradients of scores: rows of keys, of the queries of a tile. Only the sums need them here,
+  // and warpgroups that have the same keys.
+  static constexpr int kDscoreBytes = kSums || kWide ? kRows * kPanelRowBytes : 0;
   static constexpr int kDscoreBuffers = kWide ? 1 : 2;
   // Weights, where not only the warpgroup that made them needs them.
   static constexpr int kWeightBytes = kWide ? kDscoreBytes : 0;
@@ -77,9 +78,9 @@ struct HopperBackwardShape {
   }
 
   // With room for them, the keys and values of an item are fetched while the one before runs.
-  static constexpr int kRowBuffers = kSums && kHeadDim > 64 ? 1 : 2;
+  static constexpr int kRowBuffers = kWide || (kSums && kHeadDim > 64) ? 1 : 2;
   static constexpr int kQueryStages = kWide ? 2 : 3;
-  static constexpr int kDoutStages = kResident == 2 ? 3 : kHeadDim > 192 ? 1 : 2;
+  static constexpr int kDoutStages = kResident == 2 ? 3 : kSums && kHeadDim > 192 ? 1 : 2;
   static constexpr int kControlBytes = (kResident == 2 ? 14 : 16) * 1024;  // at most
 
   // From the aligned beginning.
@@ -117,6 +118,7 @@ struct HopperBackwardControl {
   int next_item;  // where they are not taken from a counter for all
   HopperItem items[kItemsKnown];
   int additional[kItemsKnown];  // the first of an item's additional keys; negative: it has others
+  int part[kItemsKnown];        // of the queries of a launch, which such an item has
   Interval seen[kItemsKnown][Shape::kMostPlaces];
 };
 

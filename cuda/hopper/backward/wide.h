@@ -99,8 +99,8 @@ __device__ __forceinline__ void stage_half(const float (&out)[kCount], float fac
 }
 
 // Writes gradients to the place of the keys and values, which nobody reads any more, and on to the
-// tensors: warpgroup 0 those of the keys, warpgroup 1 those of the values; or adds those of
-// additional keys to sums. Frees the place.
+// tensors: warpgroup 0 those of the keys, warpgroup 1 those of the values; or those of
+// additional keys to their sums. Frees the place.
 template <typename Shape>
 __device__ __forceinline__ void store_wide_gradients(const HopperBackwardArguments& arguments,
                                                      HopperBackwardControl<Shape>& control,
@@ -110,10 +110,11 @@ __device__ __forceinline__ void store_wide_gradients(const HopperBackwardArgumen
   using T = typename Shape::Element;
   const HopperItem& item = control.items[slot];
   if (const int additional = control.additional[slot]; additional >= 0) {
-    add_gradients(arguments, item, additional, Shape::sum_column(0, warpgroup), dkey.first,
-                  dvalue.first);
-    add_gradients(arguments, item, additional, Shape::sum_column(1, warpgroup), dkey.second,
-                  dvalue.second);
+    const int part = Shape::kSums ? 0 : control.part[slot];
+    add_gradients<Shape::kSums>(arguments, item, part, additional, Shape::sum_column(0, warpgroup),
+                                dkey.first, dvalue.first);
+    add_gradients<Shape::kSums>(arguments, item, part, additional, Shape::sum_column(1, warpgroup),
+                                dkey.second, dvalue.second);
     if (ptx::thread() % 128 == 0) ptx::mbarrier_arrive(ptx::shared_address(&control.empty_rows[0]));
     return;
   }

@@ -14,11 +14,12 @@ template <int kHeadDim, int kBlock>
 HopperInstance instance() {
   using Shape = HopperQueryGradientShape<T, kHeadDim, kBlock>;
   HopperInstance made{};
-  made.limits = {kHeadDim, kBlock, Shape::kWarpgroups};
+  made.limits = {kHeadDim, kBlock, Shape::kWarpgroups, false, Shape::kResident};
   made.limits.pass = HopperPass::kQueryGradient;
-  made.kernel = ptx::address_of(&hopper_query_gradient_kernel<Shape>);
+  made.kernel = ptx::address_of(&hopper_query_gradient_kernel<Shape>, Shape::kResident);
   made.threads = Shape::kThreads;
   made.shared_bytes = Shape::kSharedBytes;
+  made.line_columns = Shape::kLineElements;
   made.out_columns = Shape::kOutElements;
   return made;
 }

@@ -4,7 +4,11 @@
 #pragma once
 
 #define JAX_NA_HOPPER_QUERY_GRADIENT(X) \
+  X(32, 64)                             \
   X(64, 96)                             \
   X(64, 64)                             \
+  X(96, 96)                             \
   X(128, 80)                            \
-  X(128, 64)
+  X(128, 64)                            \
+  X(192, 48)                            \
+  X(256, 32)

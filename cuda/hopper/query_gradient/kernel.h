@@ -10,16 +10,21 @@
 
 #include "cuda/hopper/query_gradient/arguments.h"
 #include "cuda/hopper/query_gradient/consumer.h"
+#include "cuda/hopper/query_gradient/light.h"
 #include "cuda/hopper/query_gradient/shared.h"
 #include "cuda/hopper/roles.h"
 
 namespace jax_na::cuda {
 
 template <typename Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     hopper_query_gradient_kernel(const __grid_constant__ HopperQueryGradientArguments arguments) {
   take_roles<Shape>(arguments, [&](HopperControl<Shape>& control, uint32_t base, int warpgroup) {
-    consume(arguments, HopperConsumer<Shape>(arguments, control, base, warpgroup));
+    const HopperConsumer<Shape> consumer(arguments, control, base, warpgroup);
+    if constexpr (Shape::kResident == 1)
+      consume(arguments, consumer);
+    else
+      consume_light(arguments, consumer);
   });
 }
 

@@ -54,6 +54,7 @@ std::string launch_hopper_query_gradient(const HopperChoice& choice, const Backw
                                          cudaStream_t stream) {
   const Problem& problem = arguments.problem;
   const HopperPlan& plan = choice.plan;
+  const int most_ctas = device.multiprocessors * choice.instance->limits.resident;
   HopperQueryGradientArguments to{};
   to.origins = arguments.origins;
   to.plan = plan;
@@ -63,6 +64,8 @@ std::string launch_hopper_query_gradient(const HopperChoice& choice, const Backw
   of.stored = arguments.stored;
   of.key = arguments.key;
   of.value = arguments.value;
+  of.additional_keys = arguments.additional_keys;
+  of.additional_values = arguments.additional_values;
   of.out = arguments.dquery;
   of.lse = const_cast<void*>(arguments.lse);
   int queries[kMaxRank];
@@ -81,18 +84,19 @@ std::string launch_hopper_query_gradient(const HopperChoice& choice, const Backw
     std::string wrong;
     auto map_queries = [&](const void* data) {
       of.query = data;
-      if (wrong.empty()) wrong = encode_maps(of, phase, choice.instance->out_columns, to);
+      if (wrong.empty())
+        wrong =
+            encode_maps(of, phase, choice.instance->line_columns, choice.instance->out_columns, to);
       return to.query;
     };
     to.dout = map_queries(arguments.dout);
     to.query = map_queries(arguments.query);
     if (!wrong.empty()) return wrong + " (" + str(plan) + ")";
     void* parameters[] = {&to};
-    const cudaError_t status =
-        cudaLaunchKernel(choice.instance->kernel,
-                         dim3(static_cast<unsigned>(std::min(plan.items, device.multiprocessors))),
-                         dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
-                         static_cast<size_t>(choice.instance->shared_bytes), stream);
+    const cudaError_t status = cudaLaunchKernel(
+        choice.instance->kernel, dim3(static_cast<unsigned>(std::min(plan.items, most_ctas))),
+        dim3(static_cast<unsigned>(choice.instance->threads)), parameters,
+        static_cast<size_t>(choice.instance->shared_bytes), stream);
     if (status != cudaSuccess)
       return std::string("launching the Hopper kernel for the gradient of the queries: ") +
              cudaGetErrorString(status) + " (" + str(plan) + ")";
