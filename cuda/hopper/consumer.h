@@ -11,8 +11,10 @@
 #include "cuda/hopper/results.h"
 #include "cuda/hopper/shared.h"
 #include "cuda/hopper/softmax.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
+#include "cuda/ptx/mma.h"
 #include "cuda/ptx/named_barrier.h"
 #include "cuda/ptx/tma.h"
 #include "cuda/ptx/wgmma.h"
@@ -40,9 +42,12 @@ struct HopperConsumer {
   const int warpgroup;
   const int thread, warp, lane;
   const int row;  // and the one 8 rows on
+  // Operands of products: the warpgroup's queries, keys and values, in their first places.
+  const WgmmaPlace<Shape::kLineBytes> first_queries, first_keys, first_values;
   // exp2(factor * score); where that would not do the scores are scaled first.
+  const float scale;
   const bool scale_first;
-  const float scale, factor;
+  const float factor;
 
   RingPlace<Shape::kStages> key_place;
   RingPlace<Shape::kValueStages> value_place;
@@ -63,8 +68,11 @@ struct HopperConsumer {
         warp(thread / 32),
         lane(thread % 32),
         row(16 * warp + lane / 4),
-        scale_first(arguments.problem.scale <= 0),
+        first_queries(base + Shape::kQueryAt + warpgroup * Shape::kQueryBytes, 0),
+        first_keys(base + Shape::kKeyAt, 0),
+        first_values(base + Shape::kValueAt, Shape::kStagePanelBytes),
         scale(static_cast<float>(arguments.problem.scale * 1.4426950408889634)),
+        scale_first(!(scale > 0)),
         factor(scale_first ? 1.f : scale) {}
 
   __device__ __forceinline__ void wait_for_key() const {
@@ -88,9 +96,6 @@ struct HopperConsumer {
   __device__ __forceinline__ uint32_t key_stage() const {
     return base + Shape::kKeyAt + key_place.stage * Shape::kStageBytes;
   }
-  __device__ __forceinline__ uint32_t value_stage() const {
-    return base + Shape::kValueAt + value_place.stage * Shape::kStageBytes;
-  }
   __device__ __forceinline__ uint32_t queries(int buffer) const {
     return base + Shape::kQueryAt + (buffer * Shape::kWarpgroups + warpgroup) * Shape::kQueryBytes;
   }
@@ -98,12 +103,41 @@ struct HopperConsumer {
   // scores = queries keys^T, of the present tile of keys, and out = weights values (+ out).
   __device__ __forceinline__ void issue_keys(Scores& scores) {
     ptx::wgmma_fence();
-    issue_scores<Shape>(scores, queries(query_place.stage), key_stage());
+    issue_scores<Shape>(
+        scores, first_queries.operand(query_place.stage * Shape::kWarpgroups * Shape::kQueryBytes),
+        first_keys.operand(key_place.stage * Shape::kStageBytes));
     ptx::wgmma_commit();
+  }
+  // The same scores by one warp alone, of a tile whose stage was not released yet.
+  __device__ __forceinline__ void repeat_scores(Scores& scores) {
+    const int lane = ptx::lane(), warp = ptx::thread() % 128 / 32;
+    const int query = 16 * warp + lane % 16, key = lane / 16 * 8 + lane % 8;
+#pragma unroll
+    for (float& score : scores) score = 0.f;
+#pragma unroll 1
+    for (int step = 0; step < Shape::kHeadDim / 16; ++step) {
+      const uint32_t rows = queries(query_place.stage) + step / 4 * Shape::kRowPanelBytes;
+      const uint32_t columns = key_stage() + step / 4 * Shape::kStagePanelBytes;
+      const int chunk = 2 * (step % 4);
+      uint32_t a[4];
+      ptx::ldmatrix(a, rows + query * kPanelRowBytes + ((chunk + lane / 16) ^ (query % 8)) * 16);
+#pragma unroll
+      for (int n = 0; n < Shape::kBlock / 8; n += 2) {
+        uint32_t b[4];
+        ptx::ldmatrix(b, columns + (8 * n + key) * kPanelRowBytes +
+                             ((chunk + lane / 8 % 2) ^ (key % 8)) * 16);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          auto& d = *reinterpret_cast<float (*)[4]>(scores + 4 * (n + i));
+          ptx::mma(d, a, b[2 * i], b[2 * i + 1], d, T());
+        }
+      }
+    }
   }
   __device__ __forceinline__ void issue_values(Out& out, const Weights& weights, bool begun) {
     ptx::wgmma_fence();
-    issue_combination<Shape>(out, weights, value_stage(), begun);
+    issue_combination<Shape>(out, weights,
+                             first_values.operand(value_place.stage * Shape::kStageBytes), begun);
     ptx::wgmma_commit();
   }
 
@@ -131,9 +165,14 @@ struct HopperConsumer {
     return row + 8 * r < arguments.plan.row_count();
   }
   __device__ __forceinline__ void look_at_columns(uint32_t (&seen)[2]) const {
-    const TileMask& mask = control.masks[key_place.stage][warpgroup];
-    seen[0] = mask.word[row][lane % 4];
-    seen[1] = mask.word[row + 8][lane % 4];
+    const auto* words =
+        reinterpret_cast<const unsigned char*>(control.masks[key_place.stage][warpgroup].word);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint32_t at = control.row_words[r][thread];
+      seen[r] = *reinterpret_cast<const uint32_t*>(words + (at & 0xffff)) &
+                *reinterpret_cast<const uint32_t*>(words + (at >> 16));
+    }
   }
   __device__ __forceinline__ void look(uint32_t (&seen)[2]) {
     tile = tile_seen();
@@ -169,7 +208,8 @@ struct HopperConsumer {
     return found;
   }
   // The factors that normalise the rows of the item in `slot`, and its log-sum-exps.
-  __device__ __forceinline__ void finish_sums(int slot, LazySoftmax& softmax, float (&inverse)[2]) {
+  template <typename Softmax>
+  __device__ __forceinline__ void finish_sums(int slot, Softmax& softmax, float (&inverse)[2]) {
     const HopperItem& item = control.items[slot];
     float lse[2];
     softmax.finish(inverse, lse);

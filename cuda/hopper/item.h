@@ -40,6 +40,9 @@ struct AxisItem {
   // The columns that the row at `place` of the box meets.
   template <bool kRowsAreKeys>
   JAX_NA_INLINE Interval seen(int place) const {
+    // Nothing is stored of queries that there are not. What they make of scores of zero is
+    // harmless, and has its softmax settled as soon as that of others.
+    if (!kRowsAreKeys) place = min_of(place, rows - 1);
     if (place >= rows) return {0, 0};
     const int at = first + place;
     const Interval all = (kRowsAreKeys ? rule.queries_of(at) : rule.window_of(at)).clipped(met);

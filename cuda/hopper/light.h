@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cuda/hopper/consumer.h"
+#include "cuda/hopper/trusting_softmax.h"
 
 namespace jax_na::cuda {
 
@@ -14,14 +15,12 @@ template <typename Shape>
 __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
   static_assert(Shape::kQueryBuffers == 2, "an item's results leave while the next one begins");
   using Consumer = HopperConsumer<Shape>;
-  constexpr int kScores = Consumer::kScores;
   typename Consumer::Scores scores;
   typename Consumer::Out out;
   typename Consumer::Weights weights;
   uint32_t seen[2];
-  const bool exists[2] = {c.exists(0), c.exists(1)};
   while (c.begin_item()) {
-    LazySoftmax softmax;
+    TrustingSoftmax softmax;
     float shrink[2], inverse[2];
     c.wait_for_key();
     // The first tile that is needed; the last one is taken for it where none is.
@@ -37,8 +36,9 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
     ptx::keep_here(scores);
     c.release_key();
     c.hide(scores, seen);
-    softmax.settle(scores, c.factor, exists, shrink);
-    softmax.template weigh<0, kScores>(scores, c.factor);
+    softmax.settle(scores, c.factor, shrink);
+    softmax.weigh(scores, c.factor);
+    softmax.add();
     c.pack_weights(scores, weights);
     // The first tile is no round of the loop, which would have 14 % more instructions.
     bool begun = false;  // whether `out` holds something
@@ -52,27 +52,40 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
       ptx::wgmma_wait<0>();
       ptx::keep_here(out);
       c.release_value();
-      while (c.tile == TileMask::kNothing && c.left > 0) {
-        --c.left;
-        c.pass_over_tile();
-        c.wait_for_key();
-        c.tile = c.tile_seen();
-      }
       if (c.tile == TileMask::kNothing) {
-        c.pass_over_tile();
-        owes = false;
-        break;
+        while (c.tile == TileMask::kNothing && c.left > 0) {
+          --c.left;
+          c.pass_over_tile();
+          c.wait_for_key();
+          c.tile = c.tile_seen();
+        }
+        if (c.tile == TileMask::kNothing) {
+          c.pass_over_tile();
+          owes = false;
+          break;
+        }
       }
       c.issue_keys(scores);
       c.look_at_columns(seen);
       begun = true;
       ptx::wgmma_wait<0>();
       ptx::keep_here(scores);
-      c.release_key();
       c.hide(scores, seen);
-      if (softmax.settle(scores, c.factor, exists, shrink)) shrink_results(out, shrink);
-      softmax.template weigh<0, kScores>(scores, c.factor);
-      c.pack_weights(scores, weights);
+      for (bool sure = !softmax.settled;; sure = true) {
+        if (sure) {
+          softmax.settle(scores, c.factor, shrink);
+          shrink_results(out, shrink);
+        }
+        const bool trusted = softmax.weigh(scores, c.factor);
+        c.pack_weights(scores, weights);
+        if (trusted) break;
+        if (sure) break;
+        c.repeat_scores(scores);
+        c.look_at_columns(seen);
+        c.hide(scores, seen);
+      }
+      softmax.add();
+      c.release_key();
     }
     if (owes) {
       c.wait_for_value();

@@ -70,6 +70,24 @@ __device__ inline void fill_places(const HopperPlan& plan, Control& control) {
         row_places(plan, i / kWarpgroupRows, i % kWarpgroupRows);
 }
 
+// Where the words of a row and of t are in a mask of keys, in bytes: that of its line in the lower
+// half, that of its place in the upper one.
+__device__ __forceinline__ uint32_t row_words(const HopperPlan& plan, int row, int t) {
+  if (row >= plan.row_count()) row = 0;
+  const int place = plan.rows[0] * plan.rows[1] + row % plan.rows[2];
+  return (16 * (row / plan.rows[2]) + 4 * t) | (16 * place + 4 * t) << 16;
+}
+
+// Fills the table of them, by all threads of the block, for the two rows of a consumer's thread.
+template <typename Shape, typename Control>
+__device__ inline void fill_row_words(const HopperPlan& plan, Control& control) {
+  for (int i = threadIdx.x; i < 2 * 128; i += Shape::kThreads) {
+    const int r = i / 128, thread = i % 128;
+    control.row_words[r][thread] =
+        row_words(plan, thread / 32 * 16 + thread % 32 / 4 + 8 * r, thread % 4);
+  }
+}
+
 // Where an axis begins in an item's `seen`.
 __device__ __forceinline__ int seen_begin(const HopperPlan& plan, int axis) {
   return axis == 0 ? 0 : plan.box(0) + (axis == 1 ? 0 : plan.box(1));
@@ -79,10 +97,10 @@ __device__ __forceinline__ int seen_begin(const HopperPlan& plan, int axis) {
 template <int kScores>
 __device__ __forceinline__ void hide_columns(float (&scores)[kScores], const uint32_t (&seen)[2]) {
 #pragma unroll
-  for (int n = 0; n < kScores / 4; ++n) {
+  for (int r = 0; r < 2; ++r) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if (!(seen[i / 2] >> (2 * n + i % 2) & 1)) scores[4 * n + i] = -INFINITY;
+    for (int b = 0; b < kScores / 2; ++b)
+      if (!(seen[r] & (1u << b))) scores[4 * (b / 2) + 2 * r + b % 2] = -INFINITY;
   }
 }
 

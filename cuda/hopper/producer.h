@@ -90,7 +90,8 @@ __device__ inline void produce(const Arguments& arguments, HopperControl<Shape>&
     if (item.last) break;
     const int windows = item.windows, total = item.total;
     TileBox box{item.head / problem.group(), 0, 0, 0, item.entry, true};
-    int tile_x = 0, tile_y = 0, tile_z = 0;
+    int tile_x = first_tile<Shape>(item, 2), tile_y = first_tile<Shape>(item, 1),
+        tile_z = first_tile<Shape>(item, 0);
     for (int tile = 0; tile < total; ++tile) {
       box.window = tile < windows;
       if (box.window) {
@@ -101,7 +102,7 @@ __device__ inline void produce(const Arguments& arguments, HopperControl<Shape>&
           tile_x = 0;
           if (++tile_y == item.axis[1].tiles) {
             tile_y = 0;
-            ++tile_z;
+            if (++tile_z == item.axis[0].tiles) tile_z = 0;
           }
         }
       } else {

@@ -33,14 +33,19 @@ __device__ __forceinline__ void take_roles(const Arguments& arguments, Consume c
 
   fill_below<Shape>(plan, control);
   fill_places<Shape>(plan, control);
+  fill_row_words<Shape>(plan, control);
   // What tiles leave of a stage stays 0: a weight of 0 does not make up for values that are NaN.
-  if (plan.column_count() < Shape::kBlock) {
-    auto* words = reinterpret_cast<uint4*>(shared + Shape::kKeyAt);
-    constexpr int kStages = Shape::kStages + Shape::kValueStages;
-    for (int i = threadIdx.x; i < kStages * Shape::kStageBytes / 16; i += Shape::kThreads)
+  auto clear = [&](int at, int bytes) {
+    auto* words = reinterpret_cast<uint4*>(shared + at);
+    for (int i = threadIdx.x; i < bytes / 16; i += Shape::kThreads)
       words[i] = make_uint4(0, 0, 0, 0);
     ptx::fence_async_shared();
-  }
+  };
+  if (plan.column_count() < Shape::kBlock)
+    clear(Shape::kKeyAt, (Shape::kStages + Shape::kValueStages) * Shape::kStageBytes);
+  // Rows that no query comes to are computed with all others, but never stored.
+  if (plan.row_count() < kWarpgroupRows)
+    clear(Shape::kQueryAt, Shape::kQueryBuffers * Shape::kWarpgroups * Shape::kQueryBytes);
   if (threadIdx.x == 0) {
     auto initialise = [](auto& barriers, int arrivals) {
       auto* first = reinterpret_cast<uint64_t*>(&barriers);

@@ -28,8 +28,8 @@ struct HopperShape {
   static constexpr int kResident = kResidentCtas;  // CTAs of a multiprocessor
   static_assert(kResident == 1 || kResident == 2, "registers are known for one and for two");
   static constexpr int kThreads = 128 * (1 + kWarpgroups);
-  static constexpr int kConsumerRegisters = kResident == 1 ? 216 : 96;  // of a thread
-  static constexpr int kOtherRegisters = kResident == 1 ? 72 : 48;
+  static constexpr int kConsumerRegisters = kResident == 1 ? 224 : 96;  // of a thread
+  static constexpr int kOtherRegisters = kResident == 1 ? 56 : 48;
   static_assert(kResident * 128 * (kOtherRegisters + kWarpgroups * kConsumerRegisters) <= 65536,
                 "more registers than there are");
   static constexpr int kLineBytes = kPanelRowBytes;  // of a row of a panel
@@ -46,7 +46,7 @@ struct HopperShape {
   static constexpr int kOutPanels = kHeadDim / kOutElements;
   static constexpr int kOutPanelBytes = kWarpgroupRows * kOutElements * 2;
   static constexpr int kOutBytes = kOutPanels * kOutPanelBytes;  // of a warpgroup
-  static constexpr int kControlBytes = 14 * 1024;                // at most
+  static constexpr int kControlBytes = 16 * 1024;                // at most
   static constexpr int kMostBytes = kResident == 1 ? kMaxSharedBytes : kHalfSharedBytes;
   static constexpr int bytes(int query_buffers, int stages) {
     return query_buffers * kWarpgroups * kQueryBytes + stages * kStageBytes + kControlBytes + 1024;
@@ -71,6 +71,15 @@ struct HopperShape {
   static constexpr int kMostBelow = kBlock + 5;
 };
 
+// Tiles follow each other from this one on, along an axis, and end before it. Light consumers look
+// for maxima until every row has met something: where there are many tiles they begin in the
+// middle, which most rows meet.
+template <typename Shape>
+__device__ __forceinline__ int first_tile(const HopperItem& item, int axis) {
+  const int tiles = item.axis[axis].tiles;
+  return Shape::kResident > 1 && tiles >= 8 ? tiles / 2 : 0;
+}
+
 // Items that are described at a time.
 constexpr int kItemsKnown = 3;
 
@@ -83,6 +92,13 @@ struct TileMask {
   Seen seen;
 };
 
+// The same of a tile of keys, of which less is to be written: what a row sees is what its line of
+// the box sees along z and y, and of that what its place sees along x. Places follow lines.
+struct KeyMask {
+  uint32_t word[kWarpgroupRows + 1][4];
+  TileMask::Seen seen;
+};
+
 // What the warps tell each other.
 template <typename Shape>
 struct HopperControl {
@@ -91,9 +107,11 @@ struct HopperControl {
   uint64_t empty_query[Shape::kQueryBuffers][Shape::kWarpgroups];
   uint64_t full_key[Shape::kStages], empty_key[Shape::kStages];
   uint64_t full_value[Shape::kValueStages], empty_value[Shape::kValueStages];
-  TileMask masks[Shape::kStages][Shape::kWarpgroups];
+  KeyMask masks[Shape::kStages][Shape::kWarpgroups];
+  uint32_t lines[Shape::kWarpgroups][kWarpgroupRows][4];  // of the present line of tiles
   uint32_t below[Shape::kMostBelow][4];
   uint32_t places[Shape::kWarpgroups][kWarpgroupRows];  // of the rows in their boxes
+  uint32_t row_words[2][128];                           // of masks
   HopperItem items[kItemsKnown];
   Interval seen[kItemsKnown][Shape::kMostPlaces];
 };
