@@ -158,6 +158,8 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     weigh(query_place.stage);
 
     if constexpr (kSumsLate) {
+      // Warpgroups go apart by up to half a tile: each has the gradients of scores of the other
+      // only when it has found the weights of the next tile.
       // An empty group, so that the wait of the first round is for as many as that of others.
       ptx::wgmma_commit();
 

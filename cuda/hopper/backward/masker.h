@@ -25,7 +25,6 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
   // warpgroups have the same rows of half of them.
   constexpr int kRows = Shape::kRowGroups * kWarpgroupRows / Shape::kWarpgroups;
   constexpr int kLaneRows = kRows / 8;
-  constexpr bool kKeepLine = Shape::kOtherRegisters >= 56;
   const int warpgroup = Shape::kRowGroups > 1 ? masker : 0;  // by its rows
   const int lane = threadIdx.x % 32, t = lane % 4;
   const int own_row = lane / 4 + (Shape::kRowGroups > 1 ? 0 : masker * kRows);
@@ -42,6 +41,21 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
   const int behind_x = column % plan.columns[2] * problem.axes[2].dilation;
   const int behind_y = column / plan.columns[2] % plan.columns[1] * problem.axes[1].dilation;
   const int behind_z = column / plan.columns[2] / plan.columns[1] * problem.axes[0].dilation;
+  // Queries that there are not have no weights.
+  auto fetch = [&](const HopperItem& item, const TileWalk& tile) {
+    const int x = tile.coordinate(item, plan, problem, 2) + behind_x;
+    const int y = tile.coordinate(item, plan, problem, 1) + behind_y;
+    const int z = tile.coordinate(item, plan, problem, 0) + behind_z;
+    const int x_count = problem.axes[2].query_count, y_count = problem.axes[1].query_count;
+    const int z_count = problem.axes[0].query_count;
+    const bool inside = min(x, min(y, z)) >= 0 && x < x_count && y < y_count && z < z_count;
+    if (!exists || !inside) return make_float2(INFINITY, 0.f);
+    const int64_t head = static_cast<int64_t>(item.entry) * problem.heads + tile.head;
+    const int64_t* steps = arguments.statistics_steps;
+    return arguments
+        .statistics[head * arguments.statistics_head + z * steps[0] + y * steps[1] + x * steps[2]];
+  };
+
   for (;; item_place.next()) {
     const int slot = item_place.stage;
     ptx::mbarrier_wait(ptx::shared_address(&control.described[slot]), item_place.parity);
@@ -53,11 +67,14 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
         additional < 0
             ? plan.row_count()
             : min(plan.row_count(), problem.additional - additional - warpgroup * plan.row_count());
-    // Takes from `word` the columns that an axis hides, row by row of what this lane finds, in a
-    // tile with its first column at `origin` and the last before `limit`. All rows at a time, since
-    // each is a chain of look-ups.
-    auto hide = [&](int a, int origin, int limit, uint32_t (&word)[kLaneRows]) {
+    TileWalk tile(item, plan, problem);
+    // Takes from `word` the columns that an axis hides, row by row of what this lane finds; true
+    // where it hides none from any row. All rows at a time, since each is a chain of look-ups.
+    auto look_along = [&](int a, int tile, uint32_t (&word)[kLaneRows]) {
+      const AxisItem& axis = item.axis[a];
       const int extent = plan.columns[a];
+      if (additional >= 0 || tile_is_sure(axis, warpgroup, tile, extent)) return true;
+      const int origin = axis.origin(tile, extent), limit = axis.limit(tile);
       const Interval* seen = control.seen[slot] + seen_begin(plan, a);
       const uint32_t (*below)[4] = control.below + below_begin(plan, a);
 #pragma unroll
@@ -67,72 +84,18 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
         const int high = min(max(min(mine.end, limit) - origin, 0), extent);
         word[k] &= below[high][t] & ~below[low][t];
       }
-    };
-
-    // What the tiles of a line, along x, have in common is found once: what z and y leave of the
-    // words, and where the statistics of the line are. Look-ups in shared memory wait for the
-    // operands of products, so what changes from tile to tile is in registers.
-    const AxisItem& axis = item.axis[2];
-    const int extent = plan.columns[2];
-    const Interval sure_x = axis.sure[warpgroup];
-    LineWalk tile(item, plan, problem);
-    uint32_t line[kLaneRows];  // where there are registers for them
-    bool line_sure = false, line_inside = false;
-    const float2* line_statistics = nullptr;
-    int origin = 0, limit = 0;
-    auto is_sure = [&](int a) {
-      return additional >= 0 ||
-             tile_is_sure(item.axis[a], warpgroup, tile.along(a), plan.columns[a]);
-    };
-    auto find_line = [&](uint32_t (&word)[kLaneRows]) {
-      const uint32_t all = control.below[plan.columns[0]][t];
-#pragma unroll
-      for (int k = 0; k < kLaneRows; ++k) word[k] = own_row + 8 * k < rows ? all : 0;
-#pragma unroll
-      for (int a = 0; a < 2; ++a) {
-        if (!is_sure(a))
-          hide(a, item.axis[a].origin(tile.along(a), plan.columns[a]),
-               item.axis[a].limit(tile.along(a)), word);
-      }
-    };
-    auto begin_line = [&] {
-      const int y = tile.at[1] + behind_y;
-      const int z = tile.at[0] + behind_z;
-      line_inside = exists && min(y, z) >= 0 && y < problem.axes[1].query_count &&
-                    z < problem.axes[0].query_count;
-      const int64_t head = static_cast<int64_t>(item.entry) * problem.heads + tile.head;
-      const int64_t* steps = arguments.statistics_steps;
-      line_statistics =
-          arguments.statistics + head * arguments.statistics_head + z * steps[0] + y * steps[1];
-      origin = 0;
-      limit = axis.limit(0);
+      return false;
     };
 
     for (int i = 0; i < total; ++i) {
-      const bool begins = tile.x == 0;
-      if (begins) begin_line();
-      // Queries that there are not have no weights.
-      float2 statistics = make_float2(INFINITY, 0.f);
-      const int token = tile.at[2] + behind_x;
-      if (line_inside && token >= 0 && token < problem.axes[2].query_count)
-        statistics = line_statistics[token * arguments.statistics_steps[2]];
-      if (begins) {
-        line_sure = rows == kWarpgroupRows && is_sure(0) && is_sure(1);
-        if constexpr (kKeepLine) find_line(line);
-      }
-      const bool sure_along =
-          additional >= 0 || (origin >= sure_x.begin && origin + extent <= min(sure_x.end, limit));
-      const bool sure = line_sure && sure_along;
+      const float2 statistics = fetch(item, tile);
       uint32_t word[kLaneRows];
-      if (!sure) {
-        if constexpr (kKeepLine) {
+      const uint32_t all = control.below[plan.columns[0]][t];
 #pragma unroll
-          for (int k = 0; k < kLaneRows; ++k) word[k] = line[k];
-        } else {
-          find_line(word);
-        }
-        if (!sure_along) hide(2, origin, limit, word);
-      }
+      for (int k = 0; k < kLaneRows; ++k) word[k] = own_row + 8 * k < rows ? all : 0;
+      bool sure = rows == kWarpgroupRows;
+#pragma unroll
+      for (int a = 0; a < kMaxRank; ++a) sure = look_along(a, tile.along(a), word) && sure;
 
       const int stage = query_place.stage;
       ptx::mbarrier_wait(ptx::shared_address(&control.empty_query[stage]), query_place.parity ^ 1);
@@ -146,13 +109,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
       control.delta[stage][column] = statistics.y;
       ptx::mbarrier_arrive(ptx::shared_address(&control.full_query[stage]));
       query_place.next();
-
       tile.next(item, plan, problem);
-      origin += extent;
-      if (tile.x == tile.seam_tiles) {
-        origin = axis.seam;
-        limit = axis.met.size();
-      }
     }
     ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
   }

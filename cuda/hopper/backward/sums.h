@@ -91,8 +91,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     return exists;
   };
 
-  // With two CTAs on a multiprocessor there are no registers for more.
-  using Walk = std::conditional_t<Shape::kResident == 1, LineWalk, TileWalk>;
+  using Walk = std::conditional_t<Shape::kLineMasks, LineWalk, TileWalk>;
   auto add = [&](const HopperItem& item, const Walk& tile) {
     const uint64_t policy = plan.beyond_cache ? ptx::tma_evict_last() : ptx::tma_evict_normal();
     int at[kMaxRank];
