@@ -14,6 +14,7 @@
 #include "cuda/hopper/backward/keys.h"
 #include "cuda/hopper/backward/light.h"
 #include "cuda/hopper/backward/light_keys.h"
+#include "cuda/hopper/backward/line_masker.h"
 #include "cuda/hopper/backward/masker.h"
 #include "cuda/hopper/backward/producer.h"
 #include "cuda/hopper/backward/shared.h"
@@ -68,6 +69,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     initialise(control.empty_query, kConsumers);
     initialise(control.full_dout, 1);
     initialise(control.empty_dout, kConsumerWarps);
+    initialise(control.full_dscores, Shape::kWarpgroups);
+    initialise(control.empty_dscores, kConsumerWarps);
     initialise(control.full_sums, kConsumers / Shape::kSumParts);
     initialise(control.empty_sums, 1);
     ptx::mbarrier_init_fence();
@@ -81,6 +84,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
       if (threadIdx.x == 0) produce(arguments, control, base);
     } else if (warp == 1) {
       describe_and_add(arguments, control, base);
+    } else if constexpr (Shape::kLineMasks) {
+      find_masks_by_line(arguments, control, warp - 2);
     } else {
       find_masks(arguments, control, warp - 2);
     }

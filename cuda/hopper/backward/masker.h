@@ -67,7 +67,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
         additional < 0
             ? plan.row_count()
             : min(plan.row_count(), problem.additional - additional - warpgroup * plan.row_count());
-    TileWalk tile(item, problem.group());
+    TileWalk tile(item, plan, problem);
     // Takes from `word` the columns that an axis hides, row by row of what this lane finds; true
     // where it hides none from any row. All rows at a time, since each is a chain of look-ups.
     auto look_along = [&](int a, int tile, uint32_t (&word)[kLaneRows]) {
@@ -109,7 +109,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
       control.delta[stage][column] = statistics.y;
       ptx::mbarrier_arrive(ptx::shared_address(&control.full_query[stage]));
       query_place.next();
-      tile.next(item);
+      tile.next(item, plan, problem);
     }
     ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
   }

@@ -81,7 +81,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     const HopperItem& item = control.items[item_place.stage];
     if (item.last) break;
     const int total = item.total;
-    TileWalk tile(item, problem.group());
+    TileWalk tile(item, plan, problem);
     for (int i = 0; i < total; ++i) {
       // The place of keys and values is the last one to become free.
       if (i == min(Shape::kDoutStages, total) - 1)
@@ -94,7 +94,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
                 control.full_dout[dout_place.stage], control.empty_dout[dout_place.stage],
                 dout_place.parity, item, tile);
       dout_place.next();
-      tile.next(item);
+      tile.next(item, plan, problem);
     }
     ptx::mbarrier_arrive(ptx::shared_address(&control.done[item_place.stage]));
   }

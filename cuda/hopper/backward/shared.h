@@ -31,6 +31,9 @@ struct HopperBackwardShape {
   static constexpr bool kWide = kHeadDim > 128;
   static constexpr int kRowGroups = kWide ? 1 : kWarpgroups;
   static constexpr int kRows = kRowGroups * kWarpgroupRows;
+  // Where a tile takes as long as masks of their own did, masks are found line by line; light and
+  // wide kernels were a little slower so.
+  static constexpr bool kLineMasks = kHeadDim > 32 && !kWide;
   static constexpr int kLineBytes = kHeadDim > 32 ? 128 : 64;  // of a row of a panel
   static constexpr int kLineElements = kLineBytes / 2;
   static constexpr int kPanels = (kHeadDim + kLineElements - 1) / kLineElements;
@@ -109,6 +112,7 @@ struct HopperBackwardControl {
   uint64_t full_query[Shape::kQueryStages], empty_query[Shape::kQueryStages];
   uint64_t full_dout[Shape::kDoutStages], empty_dout[Shape::kDoutStages];
   uint64_t full_sums[Shape::kSumParts], empty_sums[Shape::kSumParts];
+  uint64_t full_dscores[Shape::kDscoreBuffers], empty_dscores[Shape::kDscoreBuffers];
   TileMask masks[Shape::kQueryStages][Shape::kRowGroups];
   float lse[Shape::kQueryStages][Shape::kBlock];  // in units of log2
   float delta[Shape::kQueryStages][Shape::kBlock];

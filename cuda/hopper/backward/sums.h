@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
@@ -90,7 +91,8 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     return exists;
   };
 
-  auto add = [&](const HopperItem& item, const TileWalk& tile) {
+  using Walk = std::conditional_t<Shape::kLineMasks, LineWalk, TileWalk>;
+  auto add = [&](const HopperItem& item, const Walk& tile) {
     const uint64_t policy = plan.beyond_cache ? ptx::tma_evict_last() : ptx::tma_evict_normal();
     int at[kMaxRank];
     bool any = true;  // a tile that nobody sees may lie anywhere
@@ -136,10 +138,10 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     if (item.last) break;
     if (Shape::kSums && ptx::lane() == 0) {
       const int total = item.total;
-      TileWalk tile(item, problem.group());
+      Walk tile(item, plan, problem);
       for (int i = 0; i < total; ++i) {
         add(item, tile);
-        tile.next(item);
+        tile.next(item, plan, problem);
       }
     }
     __syncwarp();

@@ -52,6 +52,45 @@ __device__ __forceinline__ void find_weights(const HopperBackwardArguments& argu
   }
 }
 
+// What a lane needs of a tile beside scores, where there are registers for it while they are waited
+// for.
+template <int kScores>
+struct TileView {
+  float2 lse[kScores / 4];
+  uint32_t seen[2];
+  bool everything;  // is seen
+
+  template <typename Shape>
+  __device__ __forceinline__ TileView(const HopperBackwardControl<Shape>& control, int stage,
+                                      int group) {
+    const TileMask& mask = control.masks[stage][group];
+    const int lane = ptx::lane(), t = lane % 4, row = ptx::thread() % 128 / 32 * 16 + lane / 4;
+    everything = mask.seen == TileMask::kEverything;
+    if (!everything) seen[0] = mask.word[row][t], seen[1] = mask.word[row + 8][t];
+    const float* lses = control.lse[stage] + 2 * t;
+#pragma unroll
+    for (int n = 0; n < kScores / 4; ++n) lse[n] = statistic_at(lses, n);
+  }
+
+  template <typename T, int kSteps>
+  __device__ __forceinline__ void weigh(const HopperBackwardArguments& arguments,
+                                        float (&scores)[kScores],
+                                        uint32_t (&weights)[kSteps][4]) const {
+    if (arguments.scale_first) {
+#pragma unroll
+      for (float& score : scores) score *= arguments.score_scale;
+    }
+    if (!everything) hide_columns(scores, seen);
+#pragma unroll
+    for (int i = 0; i < kScores / 2; ++i) {
+      const int n = i / 2;
+      weights[n / 2][2 * (n % 2) + i % 2] =
+          pack(ptx::exp2(fmaf(scores[2 * i], arguments.weight_factor, -lse[n].x)),
+               ptx::exp2(fmaf(scores[2 * i + 1], arguments.weight_factor, -lse[n].y)), T());
+    }
+  }
+};
+
 // The gradients of the scores of 16 queries, one step of a product, of the weights and of what the
 // weights' cotangents are: those `from` on.
 template <typename T, int kScores>
