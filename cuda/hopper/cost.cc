@@ -53,8 +53,8 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
       if (limits.head_dim > 64) return {gradients(5, 0.22, 1000), pairs * 0.01, 5000, 20000};
       return {gradients(5, 0.22, 700), pairs * 0.01, 6500, 20000};
     case HopperPass::kKeyGradient:
-      if (limits.head_dim <= 64) return {gradients(4, 0.185, 300), pairs * 0.02, 5700, 15000};
       if (limits.resident == 2) return {1230, pairs * 0.061, 1850, 15000};
+      if (limits.head_dim <= 64) return {gradients(4, 0.185, 300), pairs * 0.02, 5700, 15000};
       if (limits.head_dim > 128)
         return {7.0 * limits.head_dim + 1520, pairs * 0.12, 20.0 * limits.head_dim, 15000};
       return {13.3 * limits.head_dim + 950, pairs * 0.0012 * limits.head_dim, 1500, 15000};
