@@ -98,6 +98,19 @@ jax_na::Problem problem_of(int64_t batch, int heads, int kv_heads, int head_dim,
   return problem;
 }
 
+// The problem on slabs of every axis, of so many queries and keys.
+jax_na::Problem slab_of(jax_na::Problem problem, const Triple& queries, const Triple& keys) {
+  for (int a = 0; a < jax_na::kMaxRank; ++a) {
+    Axis& axis = problem.axes[a];
+    const int most_keys = axis.boundary == Boundary::kWrap ? 3 * axis.length : axis.length;
+    if (queries[a] < 1 || queries[a] > axis.length || keys[a] < 1 || keys[a] > most_keys)
+      throw std::invalid_argument("a slab should have queries and keys of its axis");
+    axis.query_count = queries[a];
+    axis.key_count = keys[a];
+  }
+  return problem;
+}
+
 jax_na::Plan plan_of(const std::string& pass, const jax_na::Problem& problem, int bytes) {
   if (bytes != 4 && bytes != 8) throw std::invalid_argument("bytes should be 4 or 8");
   jax_na::Pass which = jax_na::Pass::kForward;
@@ -249,7 +262,8 @@ NB_MODULE(_core, m) {
       .def_static("of", problem_of, nb::arg("batch"), nb::arg("heads"), nb::arg("kv_heads"),
                   nb::arg("head_dim"), nb::arg("value_dim"), nb::arg("additional"),
                   nb::arg("length"), nb::arg("kernel_size"), nb::arg("stride"), nb::arg("dilation"),
-                  nb::arg("is_causal"), nb::arg("boundary"), nb::arg("bias_batch") = 0);
+                  nb::arg("is_causal"), nb::arg("boundary"), nb::arg("bias_batch") = 0)
+      .def("slab", slab_of, nb::arg("queries"), nb::arg("keys"));
   m.def("cpu_plan", plan_of, nb::arg("which"), nb::arg("problem"), nb::arg("bytes"),
         "The plan of one pass of the CPU kernels.");
 #ifdef JAX_NA_CUDA

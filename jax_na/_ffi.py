@@ -272,6 +272,8 @@ def workspace_size(
         additional_keys.shape[1],
         bias.shape[0],
     )
+    if query.size:
+        problem = problem.slab(query.shape[1:4], key.shape[1:4])
     if implementation == "naive":
         return _core.cuda_naive_backward_workspace(problem, query.dtype == jnp.float64)
     if implementation == "gemm" and kind == "forward":

@@ -46,6 +46,18 @@ def test_deterministic_passes_run_two_hopper_kernels(head_dim, dtype, additional
     assert second.startswith("queries 1x")
 
 
+def test_scratch_space_is_that_of_the_slab():
+    """Its kernels are not those of the whole: 40 features need an axis of length one."""
+    whole = problem((3, 3, 3), (9, 9, 9), 40)
+    slab = whole.slab((1, 9, 9), (3, 9, 9))
+    assert "sm_90a" in choice(whole).split("rather than ")[1]
+    assert workspace(slab) < workspace(whole)
+    assert workspace(whole.slab((9, 9, 9), (9, 9, 9))) == workspace(whole)
+    for queries, keys in [((0, 9, 9), (9, 9, 9)), ((9, 9, 10), (9, 9, 9)), ((9, 9, 9), (9, 10, 9))]:
+        with pytest.raises(ValueError, match="a slab should have queries and keys of its axis"):
+            whole.slab(queries, keys)
+
+
 @pytest.mark.parametrize(
     ("reason", "options", "dtype", "deterministic"),
     [

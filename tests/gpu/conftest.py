@@ -17,6 +17,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # problems.py, shared with the CPU tests
 
+ROOT = pathlib.Path(__file__).parents[2]
 RANDOM_PROBLEMS = 60
 
 _rows: list[dict] = []
@@ -60,7 +61,7 @@ def pytest_runtest_logreport(report):  # also of the workers of pytest-xdist
     if report.when == "call" or report.skipped or report.failed:
         _outcomes[report.outcome] += 1
     if report.failed:
-        _failed[report.nodeid] = str(report.longrepr)[-600:]
+        _failed[report.nodeid] = str(report.longrepr).replace(f"{ROOT}/", "")[-600:]
     _seconds[report.nodeid] = _seconds.get(report.nodeid, 0.0) + report.duration
     if report.when == "teardown":
         _rows.extend(row for name, row in report.user_properties if name == "row")
@@ -76,7 +77,7 @@ def pytest_sessionfinish(session):
     report = {
         "device": jax.devices()[0].device_kind,
         "date": datetime.date.today().isoformat(),
-        "commit": found.stdout.strip() or os.environ.get("COMMIT", "unknown"),
+        "commit": os.environ.get("COMMIT") or found.stdout.strip() or "unknown",
         "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "numpy")},
         "outcomes": dict(_outcomes),
         "failed": _failed,
