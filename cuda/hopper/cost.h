@@ -12,8 +12,8 @@
 
 namespace jax_na::cuda {
 
-// Clocks of a multiprocessor, with all CTAs that it has room for; docs/kernels.md says where they
-// come from.
+// Clocks of a multiprocessor, with all CTAs that it has room for; docs/hopper-forward.md says where
+// they come from.
 struct HopperPrices {
   double tile;
   double masked_tile;  // more than another

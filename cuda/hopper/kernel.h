@@ -3,7 +3,8 @@
 // find masks.
 //
 // The copy engine takes boxes out of the tensors as they are, without a permutation of tokens, and
-// the tensor cores work on what it wrote. docs/kernels.md derives the bound and the schedule.
+// the tensor cores work on what it wrote. docs/hopper-forward.md derives the bound and the
+// schedule.
 #pragma once
 
 #include <cstdint>

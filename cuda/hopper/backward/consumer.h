@@ -3,7 +3,7 @@
 // Scores and what becomes of them have keys as rows and queries as columns, so that weights and the
 // gradients of scores are operands of products from the registers that they are made in. The
 // products of a tile are issued in an order that leaves the tensor cores something to do while
-// scores turn into weights: docs/kernels.md has the schedule.
+// scores turn into weights: docs/hopper-backward.md has the schedule.
 #pragma once
 
 #include <cstdint>

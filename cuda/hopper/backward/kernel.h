@@ -3,7 +3,7 @@
 // the gradient of the queries, and two that find masks.
 //
 // Keys and values of an item stay in shared memory and the queries that see them stream past, with
-// the cotangents of their results. docs/kernels.md derives the bound and the schedule.
+// the cotangents of their results. docs/hopper-backward.md derives the bound and the schedule.
 #pragma once
 
 #include <cmath>

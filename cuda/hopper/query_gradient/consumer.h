@@ -2,7 +2,8 @@
 // queries of every item.
 //
 // A tile's products are issued in an order that leaves the tensor cores something to do while
-// scores turn into weights, and weights into gradients of scores: docs/kernels.md has the schedule.
+// scores turn into weights, and weights into gradients of scores: docs/hopper-backward.md has the
+// schedule.
 #pragma once
 
 #include <cstdint>
