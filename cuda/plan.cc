@@ -295,7 +295,11 @@ struct Search {
 }  // namespace
 
 double make_sweep(const Problem& problem, Pass pass, const KernelLimits& limits, Sweep& sweep) {
-  if (limits.one_tile && (problem.bias_batch > 0 || problem.additional > 0)) return -1;
+  const int64_t query_rows = problem.query_tokens() * problem.heads;
+  const int64_t key_rows = problem.key_tokens() * problem.kv_heads;
+  if (limits.one_tile && (problem.bias_batch > 0 || problem.additional > 0 ||
+                          std::max(query_rows, key_rows) > UINT32_MAX))
+    return -1;
   Search search(problem, pass, limits);
   search.run();
   if (search.best_cost >= 1e300) return -1;
@@ -313,8 +317,8 @@ double make_sweep(const Problem& problem, Pass pass, const KernelLimits& limits,
   sweep.tile_x = FastDiv(sweep.tile[2]);
   sweep.head_group = FastDiv(problem.group());
   sweep.group = problem.group();
-  sweep.query_rows = problem.query_tokens() * problem.heads;
-  sweep.key_rows = problem.key_tokens() * problem.kv_heads;
+  sweep.query_rows = static_cast<uint32_t>(query_rows);
+  sweep.key_rows = static_cast<uint32_t>(key_rows);
   return search.best_cost;
 }
 

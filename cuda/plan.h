@@ -34,11 +34,8 @@ struct Sweep {
   FastDiv group_y, group_x;  // dilation of the axes
   FastDiv stage_y, pitch_x;
   FastDiv tile_y, tile_x;
-  FastDiv heads;           // items of a batch entry
-  FastDiv head_group;      // query heads of a key head,
-  int group = 1;           // and as a number
-  int64_t query_rows = 0;  // of a batch entry: tokens times heads
-  int64_t key_rows = 0;
+  FastDiv heads;    // items of a batch entry
+  int group = 1;    // query heads of a key head
   int sharers = 1;  // CTAs that share the items of a box
   SharedMap map;
 
@@ -49,6 +46,11 @@ struct Sweep {
   int stage_rows = 0;     // rows of one buffered stage, whole fragments
   int stage_extents = 3;  // sum over the axes
   int streamed = 0;       // whether a stage is one tile, for all warps
+
+  // For kernels in which every thread finds out where an item begins.
+  FastDiv head_group;       // query heads of a key head
+  uint32_t query_rows = 0;  // of a batch entry: tokens times heads
+  uint32_t key_rows = 0;
 
   void set_sizes() {
     warp_count = warps[0] * warps[1] * warps[2];

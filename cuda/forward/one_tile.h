@@ -33,9 +33,9 @@ struct ItemRows {
   __device__ __forceinline__ ItemRows(const Sweep& sweep, int ordinal) {
     int entry = static_cast<int>(blockIdx.y) + ordinal * static_cast<int>(gridDim.y);
     int head = sweep.heads.split(entry);
-    query = entry * sweep.query_rows + head;
+    query = int64_t{entry} * sweep.query_rows + head;
     sweep.head_group.split(head);
-    key = entry * sweep.key_rows + head;
+    key = int64_t{entry} * sweep.key_rows + head;
   }
 };
 
