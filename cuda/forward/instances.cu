@@ -11,47 +11,41 @@ namespace {
 
 using T = JAX_NA_ELEMENT;
 
+// A kernel of `warps` to a multiprocessor, with tiles of `row_tiles` fragments by kBlock columns.
+template <int kHeadDim, int kBlock, typename Kernel>
+Instance of_sizes(int row_tiles, int warps, Products products, Kernel kernel) {
+  Instance made{};
+  made.limits.head_dim = kHeadDim;
+  made.limits.element_bytes = sizeof(T);
+  made.limits.block = kBlock;
+  made.limits.row_tiles = row_tiles;
+  made.limits.columns_bytes = sizeof(Columns<kBlock>);
+  made.limits.sm_warps = warps;
+  made.precision = products == Products::kSplit ? Precision::kHighest : Precision::kDefault;
+  made.kernel = ptx::address_of(kernel);
+  return made;
+}
+
 template <int kHeadDim, int kRowTiles, int kBlock, Products kProducts>
 Instance instance() {
-  Instance made{};
-  made.limits = {kHeadDim,
-                 sizeof(T),
-                 kBlock,
-                 kRowTiles,
-                 sizeof(Columns<kBlock>),
-                 0,
-                 0,
-                 kForwardWarps<T, kHeadDim, kRowTiles>,
-                 false};
-  made.precision = kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault;
-  made.kernel = ptx::address_of(&forward_kernel<T, kHeadDim, kRowTiles, kBlock, kProducts>);
-  return made;
+  return of_sizes<kHeadDim, kBlock>(kRowTiles, kForwardWarps<T, kHeadDim, kRowTiles>, kProducts,
+                                    &forward_kernel<T, kHeadDim, kRowTiles, kBlock, kProducts>);
 }
 
 template <int kHeadDim, int kBlock, Products kProducts>
 Instance one_tile() {
-  Instance made{};
-  made.limits = {kHeadDim, sizeof(T), kBlock,        1,     sizeof(Columns<kBlock>),
-                 0,        0,         kOneTileWarps, false, true};
-  made.precision = kProducts == Products::kSplit ? Precision::kHighest : Precision::kDefault;
-  made.kernel = ptx::address_of(&one_tile_kernel<T, kHeadDim, kBlock, kProducts>);
+  Instance made = of_sizes<kHeadDim, kBlock>(1, kOneTileWarps, kProducts,
+                                             &one_tile_kernel<T, kHeadDim, kBlock, kProducts>);
+  made.limits.one_tile = true;
   return made;
 }
 
 template <int kHeadDim>
 Instance streamed() {
-  Instance made{};
-  made.limits = {kHeadDim,
-                 sizeof(T),
-                 kStreamedBlock,
-                 kStreamedRowTiles,
-                 sizeof(Columns<kStreamedBlock>),
-                 0,
-                 0,
-                 kStreamedWarps * kStreamedResident<kHeadDim>,
-                 true};
-  made.precision = Precision::kDefault;
-  made.kernel = ptx::address_of(&streamed_kernel<T, kHeadDim>);
+  Instance made = of_sizes<kHeadDim, kStreamedBlock>(
+      kStreamedRowTiles, kStreamedWarps * kStreamedResident<kHeadDim>, Products::kPlain,
+      &streamed_kernel<T, kHeadDim>);
+  made.limits.streams = true;
   return made;
 }
 

@@ -79,8 +79,7 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
         }
         const bool trusted = softmax.weigh(scores, c.factor);
         c.pack_weights(scores, weights);
-        if (trusted) break;
-        if (sure) break;
+        if (trusted || sure) break;
         c.repeat_scores(scores);
         c.look_at_columns(seen);
         c.hide(scores, seen);
