@@ -16,6 +16,10 @@ inline float hidden_unless(uint32_t bit, float score) {
   return bit != 0 ? score : -INFINITY;
 }
 
+inline float log2(float x) {
+  return std::log2(x);
+}
+
 inline uint32_t mul_high(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(uint64_t{a} * b >> 32);
 }
