@@ -53,6 +53,7 @@ __device__ inline bool describe_additional(const HopperBackwardPlan& plan, const
     item.total = windows * problem.group();
     item.last = false;
     control.additional[slot] = box * Shape::kRowGroups * plan.row_count();
+    if constexpr (Shape::kPairs) control.pairs[slot] = 0;
     if constexpr (!Shape::kSums) control.part[slot] = part;
   }
   __syncwarp();

@@ -16,6 +16,7 @@
 #include "cuda/hopper/backward/light_keys.h"
 #include "cuda/hopper/backward/line_masker.h"
 #include "cuda/hopper/backward/masker.h"
+#include "cuda/hopper/backward/paired.h"
 #include "cuda/hopper/backward/producer.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
@@ -99,6 +100,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
       consume_light_keys(arguments, control, base, warpgroup);
     else if constexpr (Shape::kWide)
       consume_wide(arguments, control, base, warpgroup);
+    else if constexpr (Shape::kPairs)
+      consume_paired(arguments, control, base, warpgroup);
     else if constexpr (Shape::kResident == 1)
       consume(arguments, control, base, warpgroup);
     else

@@ -71,12 +71,12 @@ __device__ inline void find_masks_by_line(const HopperBackwardArguments& argumen
     // Of a line: what z and y leave of the words, and where the statistics of its queries are.
     const AxisItem& axis = item.axis[2];
     const int extent = plan.columns[2];
+    const int seam = axis.seam;
     const Interval sure_x = axis.sure[warpgroup];
-    LineWalk tile(item, plan, problem);
+    LineWalk<Shape::kPairs> tile(item, plan, problem, control.pairs[slot]);
     uint32_t line[kLaneRows];
     bool line_sure = false, line_inside = false;
     const float2* line_statistics = nullptr;
-    int origin = 0, limit = 0;
     auto is_sure = [&](int a) {
       return additional >= 0 ||
              tile_is_sure(item.axis[a], warpgroup, tile.along(a), plan.columns[a]);
@@ -101,12 +101,10 @@ __device__ inline void find_masks_by_line(const HopperBackwardArguments& argumen
       const int64_t* steps = arguments.statistics_steps;
       line_statistics =
           arguments.statistics + head * arguments.statistics_head + z * steps[0] + y * steps[1];
-      origin = 0;
-      limit = axis.limit(0);
     };
 
     for (int i = 0; i < total; ++i) {
-      const bool begins = tile.x == 0;
+      const bool begins = tile.place == 0;
       if (begins) place_line();
       // Queries that there are not have no weights.
       float2 statistics = make_float2(INFINITY, 0.f);
@@ -117,11 +115,15 @@ __device__ inline void find_masks_by_line(const HopperBackwardArguments& argumen
         line_sure = rows == kWarpgroupRows && is_sure(0) && is_sure(1);
         if constexpr (kKeepLine) find_line(line);
       }
+      const bool behind_seam = tile.x >= tile.seam_tiles;
+      const int origin = behind_seam ? axis.origin(tile.x, extent) : tile.x * extent;
+      const int limit = behind_seam ? axis.met.size() : seam;
       const bool sure_along =
           additional >= 0 || (origin >= sure_x.begin && origin + extent <= min(sure_x.end, limit));
       const bool sure = line_sure && sure_along;
+      const bool passed_over = tile.passed_over(warpgroup);
       uint32_t word[kLaneRows];
-      if (!sure) {
+      if (!sure && !passed_over) {
         if constexpr (kKeepLine) {
 #pragma unroll
           for (int k = 0; k < kLaneRows; ++k) word[k] = line[k];
@@ -134,7 +136,7 @@ __device__ inline void find_masks_by_line(const HopperBackwardArguments& argumen
       const int stage = query_place.stage;
       ptx::mbarrier_wait(ptx::shared_address(&control.empty_query[stage]), query_place.parity ^ 1);
       TileMask& mask = control.masks[stage][warpgroup];
-      if (!sure) {
+      if (!sure && !passed_over) {
 #pragma unroll
         for (int k = 0; k < kLaneRows; ++k) mask.word[own_row + 8 * k][t] = word[k];
       }
@@ -145,11 +147,6 @@ __device__ inline void find_masks_by_line(const HopperBackwardArguments& argumen
       query_place.next();
 
       tile.next(item, plan, problem);
-      origin += extent;
-      if (tile.x == tile.seam_tiles) {
-        origin = axis.seam;
-        limit = axis.met.size();
-      }
     }
     ptx::mbarrier_arrive(ptx::shared_address(&control.done[slot]));
   }

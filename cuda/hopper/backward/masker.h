@@ -19,6 +19,7 @@ template <typename Shape>
 __device__ inline void find_masks(const HopperBackwardArguments& arguments,
                                   HopperBackwardControl<Shape>& control, int masker) {
   static_assert(Shape::kBlock == 32 * Shape::kWarpgroups, "a lane fetches for one query");
+  static_assert(!Shape::kPairs, "all warpgroups see a tile");
   const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   // A lane finds the words with t = lane % 4 of rows lane / 4, lane / 4 + 8 and so on, where all
@@ -42,7 +43,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
   const int behind_y = column / plan.columns[2] % plan.columns[1] * problem.axes[1].dilation;
   const int behind_z = column / plan.columns[2] / plan.columns[1] * problem.axes[0].dilation;
   // Queries that there are not have no weights.
-  auto fetch = [&](const HopperItem& item, const TileWalk& tile) {
+  auto fetch = [&](const HopperItem& item, const TileWalk<false>& tile) {
     const int x = tile.coordinate(item, plan, problem, 2) + behind_x;
     const int y = tile.coordinate(item, plan, problem, 1) + behind_y;
     const int z = tile.coordinate(item, plan, problem, 0) + behind_z;
@@ -67,7 +68,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
         additional < 0
             ? plan.row_count()
             : min(plan.row_count(), problem.additional - additional - warpgroup * plan.row_count());
-    TileWalk tile(item, plan, problem);
+    TileWalk<false> tile(item, plan, problem, 0);
     // Takes from `word` the columns that an axis hides, row by row of what this lane finds; true
     // where it hides none from any row. All rows at a time, since each is a chain of look-ups.
     auto look_along = [&](int a, int tile, uint32_t (&word)[kLaneRows]) {

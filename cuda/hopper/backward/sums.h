@@ -54,7 +54,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
                                         HopperBackwardControl<Shape>& control, uint32_t base) {
   const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
-  uint32_t sums_parity = 0;
+  RingPlace<Shape::kSumBuffers> sums_place;
   int known = 0;  // items that were described, the end of them among these
 
   // From a counter for all, so that the items of a time stay neighbours however long each takes.
@@ -78,7 +78,11 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       if (index >= all_items(plan)) break;
       if (index < plan.items) {
         exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
-        if (ptx::lane() == 0) control.additional[slot] = -1;
+        if (ptx::lane() == 0) {
+          control.additional[slot] = -1;
+          if constexpr (Shape::kPairs)
+            control.pairs[slot] = exists ? tile_pairs(control.items[slot].axis[2], plan) : 0;
+        }
       } else {
         exists = describe_additional(plan, problem, control, slot, index - plan.items);
       }
@@ -91,7 +95,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     return exists;
   };
 
-  using Walk = std::conditional_t<Shape::kLineMasks, LineWalk, TileWalk>;
+  using Walk = std::conditional_t<Shape::kLineMasks, LineWalk<Shape::kPairs>, TileWalk<false>>;
   auto add = [&](const HopperItem& item, const Walk& tile) {
     const uint64_t policy = plan.beyond_cache ? ptx::tma_evict_last() : ptx::tma_evict_normal();
     int at[kMaxRank];
@@ -102,20 +106,22 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       any = any && at[a] >= 0 && at[a] < problem.axes[a].query_count;
     }
     auto add_part = [&](int round, int part) {
-      ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[part]), sums_parity);
+      ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[sums_place.stage][part]),
+                         sums_place.parity);
+      const uint32_t from =
+          base + Shape::kSumAt +
+          (sums_place.stage * Shape::kSumParts + part) * Shape::kSumBytes;
 #pragma unroll
       for (int panel = 0; panel < Shape::sum_panels(round); ++panel) {
         const int column = Shape::sum_column(round, part) + panel * Shape::kSumElements;
         if (any && column < problem.head_dim)
-          ptx::tma_reduce_add(
-              &arguments.sums,
-              base + Shape::kSumAt + part * Shape::kSumBytes + panel * Shape::kSumPanelBytes,
-              policy, column, at[2], at[1], at[0], item.entry * problem.heads + tile.head);
+          ptx::tma_reduce_add(&arguments.sums, from + panel * Shape::kSumPanelBytes, policy, column,
+                              at[2], at[1], at[0], item.entry * problem.heads + tile.head);
       }
       ptx::tma_store_commit();
     };
     auto free_part = [&](int part) {
-      ptx::mbarrier_arrive(ptx::shared_address(&control.empty_sums[part]));
+      ptx::mbarrier_arrive(ptx::shared_address(&control.empty_sums[sums_place.stage][part]));
     };
 #pragma unroll
     for (int round = 0; round < Shape::kSumRounds; ++round) {
@@ -127,7 +133,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       }
       ptx::tma_store_wait_read<0>();
       free_part(Shape::kSumParts - 1);
-      sums_parity ^= 1;
+      sums_place.next();
     }
   };
 
@@ -138,7 +144,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     if (item.last) break;
     if (Shape::kSums && ptx::lane() == 0) {
       const int total = item.total;
-      Walk tile(item, plan, problem);
+      Walk tile(item, plan, problem, control.pairs[done % kItemsKnown]);
       for (int i = 0; i < total; ++i) {
         add(item, tile);
         tile.next(item, plan, problem);
