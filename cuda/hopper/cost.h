@@ -105,9 +105,7 @@ class LaunchCost {
 
  private:
   // Whether warpgroups pass over the tiles that they do not need.
-  bool passes_over() const {
-    return limits_.rows_are_keys ? limits_.pairs : limits_.resident == 2;
-  }
+  bool passes_over() const { return limits_.rows_are_keys ? limits_.pairs : limits_.resident == 2; }
   int row_heads() const { return limits_.rows_are_keys ? problem_.kv_heads : problem_.heads; }
 
   Problem problem_;  // of the first launch

@@ -51,9 +51,9 @@ __device__ inline bool describe_additional(const HopperBackwardPlan& plan, const
     item.head = head;
     item.windows = windows;
     item.total = windows * problem.group();
+    item.pairs = 0;
     item.last = false;
     control.additional[slot] = box * Shape::kRowGroups * plan.row_count();
-    if constexpr (Shape::kPairs) control.pairs[slot] = 0;
     if constexpr (!Shape::kSums) control.part[slot] = part;
   }
   __syncwarp();

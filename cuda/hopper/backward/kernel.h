@@ -12,12 +12,13 @@
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/consumer.h"
 #include "cuda/hopper/backward/keys.h"
+#include "cuda/hopper/backward/late_sums.h"
 #include "cuda/hopper/backward/light.h"
 #include "cuda/hopper/backward/light_keys.h"
 #include "cuda/hopper/backward/line_masker.h"
 #include "cuda/hopper/backward/masker.h"
-#include "cuda/hopper/backward/paired.h"
 #include "cuda/hopper/backward/producer.h"
+#include "cuda/hopper/backward/prompt_sums.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
 #include "cuda/hopper/backward/wide.h"
@@ -100,10 +101,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
       consume_light_keys(arguments, control, base, warpgroup);
     else if constexpr (Shape::kWide)
       consume_wide(arguments, control, base, warpgroup);
-    else if constexpr (Shape::kPairs)
-      consume_paired(arguments, control, base, warpgroup);
+    else if constexpr (Shape::kSumsLate)
+      consume_late(HopperBackwardConsumer<Shape>(arguments, control, base, warpgroup));
     else if constexpr (Shape::kResident == 1)
-      consume(arguments, control, base, warpgroup);
+      consume_promptly(HopperBackwardConsumer<Shape>(arguments, control, base, warpgroup));
     else
       consume_light(arguments, control, base, warpgroup);
   }

@@ -73,13 +73,13 @@ __device__ inline void find_masks_by_line(const HopperBackwardArguments& argumen
     const int extent = plan.columns[2];
     const int seam = axis.seam;
     const Interval sure_x = axis.sure[warpgroup];
-    LineWalk<Shape::kPairs> tile(item, plan, problem, control.pairs[slot]);
+    LineWalk<Shape::kPairs> tile(item, plan, problem);
     uint32_t line[kLaneRows];
     bool line_sure = false, line_inside = false;
     const float2* line_statistics = nullptr;
     auto is_sure = [&](int a) {
       return additional >= 0 ||
-             tile_is_sure(item.axis[a], warpgroup, tile.along(a), plan.columns[a]);
+             tile_is_sure(item.axis[a], warpgroup, tile.along(item, a), plan.columns[a]);
     };
     auto find_line = [&](uint32_t (&word)[kLaneRows]) {
       const uint32_t all = control.below[plan.columns[0]][t];
@@ -88,8 +88,8 @@ __device__ inline void find_masks_by_line(const HopperBackwardArguments& argumen
 #pragma unroll
       for (int a = 0; a < 2; ++a) {
         if (!is_sure(a))
-          hide(a, item.axis[a].origin(tile.along(a), plan.columns[a]),
-               item.axis[a].limit(tile.along(a)), word);
+          hide(a, item.axis[a].origin(tile.along(item, a), plan.columns[a]),
+               item.axis[a].limit(tile.along(item, a)), word);
       }
     };
     auto place_line = [&] {
@@ -121,7 +121,7 @@ __device__ inline void find_masks_by_line(const HopperBackwardArguments& argumen
       const bool sure_along =
           additional >= 0 || (origin >= sure_x.begin && origin + extent <= min(sure_x.end, limit));
       const bool sure = line_sure && sure_along;
-      const bool passed_over = tile.passed_over(warpgroup);
+      const bool passed_over = tile.passed_over(item, warpgroup);
       uint32_t word[kLaneRows];
       if (!sure && !passed_over) {
         if constexpr (kKeepLine) {

@@ -68,7 +68,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
         additional < 0
             ? plan.row_count()
             : min(plan.row_count(), problem.additional - additional - warpgroup * plan.row_count());
-    TileWalk<false> tile(item, plan, problem, 0);
+    TileWalk<false> tile(item, plan, problem);
     // Takes from `word` the columns that an axis hides, row by row of what this lane finds; true
     // where it hides none from any row. All rows at a time, since each is a chain of look-ups.
     auto look_along = [&](int a, int tile, uint32_t (&word)[kLaneRows]) {
@@ -96,7 +96,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
       for (int k = 0; k < kLaneRows; ++k) word[k] = own_row + 8 * k < rows ? all : 0;
       bool sure = rows == kWarpgroupRows;
 #pragma unroll
-      for (int a = 0; a < kMaxRank; ++a) sure = look_along(a, tile.along(a), word) && sure;
+      for (int a = 0; a < kMaxRank; ++a) sure = look_along(a, tile.along(item, a), word) && sure;
 
       const int stage = query_place.stage;
       ptx::mbarrier_wait(ptx::shared_address(&control.empty_query[stage]), query_place.parity ^ 1);

@@ -1,7 +1,7 @@
 // Tiles of which only one warpgroup sees something, in pairs: one for each warpgroup, at a time.
 //
-// Where the warpgroups' keys lie side by side along x, the first tiles of a line are seen by none of
-// the second one's keys and the last ones by none of the first one's. In the order of a line the
+// Where the warpgroups' keys lie side by side along x, the first tiles of a line are seen by none
+// of the second one's keys and the last ones by none of the first one's. In the order of a line the
 // first such tile comes next to the first of those at the end, and so on: both are a single step,
 // in which each warpgroup has a tile to itself.
 #pragma once
@@ -10,21 +10,19 @@
 
 namespace jax_na::cuda {
 
-// How many pairs a line of tiles along x has.
+// How many pairs a line of tiles along x has. What keys see begins and ends no earlier than what
+// the ones before them do.
 JAX_NA_INLINE int tile_pairs(const AxisItem& x, const HopperPlan& plan) {
-  const int half = plan.rows[2], extent = plan.columns[2];
+  const int half = plan.rows[2], extent = plan.columns[2], columns = x.met.size();
   if (plan.warpgroups[2] != 2 || x.rows <= half) return 0;
-  const Interval first = x.rule.queries_union({x.first, x.first + half}).clipped(x.met);
-  const Interval second = x.rule.queries_union({x.first + half, x.first + x.rows}).clipped(x.met);
-  if (first.size() == 0 || second.size() == 0) return 0;
-  const int first_end = first.end - x.met.begin, second_begin = second.begin - x.met.begin;
-  const int leading = second_begin < x.seam
-                          ? second_begin / extent
-                          : x.seam_tiles + (second_begin - x.seam) / extent;
-  const int trailing = x.tiles - (first_end <= x.seam
-                                      ? ceil_div(first_end, extent)
-                                      : x.seam_tiles + ceil_div(first_end - x.seam, extent));
-  return min_of(min_of(leading, trailing), x.tiles / 2);
+  auto column = [&](int position) { return min_of(max_of(position - x.met.begin, 0), columns); };
+  const int first_end = column(x.rule.queries_of(x.first + half - 1).end);
+  const int second_begin = column(x.rule.queries_of(x.first + half).begin);
+  const int before_second = second_begin < x.seam ? second_begin / extent
+                                                  : x.seam_tiles + (second_begin - x.seam) / extent;
+  const int up_to_first = first_end <= x.seam ? ceil_div(first_end, extent)
+                                              : x.seam_tiles + ceil_div(first_end - x.seam, extent);
+  return min_of(min_of(before_second, x.tiles - up_to_first), x.tiles / 2);
 }
 
 // The tile at a place in the order of a line.
@@ -38,8 +36,8 @@ JAX_NA_INLINE bool passes_over(int place, int pairs, int warpgroup) {
   return place < 2 * pairs && place % 2 != warpgroup;
 }
 
-// A step of a line: one tile for all warpgroups, or two of which each has its own. Tiles are counted
-// in all items.
+// A step of a line: one tile for all warpgroups, or two of which each has its own. Tiles are
+// counted in all items.
 struct PairedStep {
   uint32_t first = 0;  // of the tiles
   bool pair = false;
@@ -51,11 +49,9 @@ struct PairedStep {
 
 // The steps of an item.
 struct PairedSteps {
-  int tiles, pairs;  // of a line
-  int place = 0;     // of the next step, in its line
+  int tiles = 0, pairs = 0;  // of a line
+  int place = 0;             // of the next step, in its line
 
-  JAX_NA_INLINE PairedSteps(int line_tiles, int line_pairs)
-      : tiles(line_tiles), pairs(line_pairs) {}
   JAX_NA_INLINE PairedStep next(uint32_t first) {
     const PairedStep step = {first, place < 2 * pairs};
     place += step.tiles();

@@ -82,7 +82,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     const HopperItem& item = control.items[item_place.stage];
     if (item.last) break;
     const int total = item.total;
-    Walk tile(item, plan, problem, control.pairs[item_place.stage]);
+    Walk tile(item, plan, problem);
     for (int i = 0; i < total; ++i) {
       // The place of keys and values is the last one to become free.
       if (i == min(Shape::kDoutStages, total) - 1)

@@ -55,7 +55,6 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
   const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
   RingPlace<Shape::kSumBuffers> sums_place;
-  int known = 0;  // items that were described, the end of them among these
 
   // From a counter for all, so that the items of a time stay neighbours however long each takes.
   // Where the cache does not hold what they meet, to go through the items in step was faster.
@@ -66,10 +65,10 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     control.next_item = index + gridDim.x;
     return index;
   };
-  // False where that was the end.
-  auto describe_next = [&] {
-    const int slot = known % kItemsKnown;
-    ptx::mbarrier_wait(ptx::shared_address(&control.done[slot]), known / kItemsKnown % 2 ^ 1);
+  // Describes the item that is the `number`th here; false where that is the end of them.
+  auto describe = [&](int number) {
+    const int slot = number % kItemsKnown;
+    ptx::mbarrier_wait(ptx::shared_address(&control.done[slot]), number / kItemsKnown % 2 ^ 1);
     bool exists = false;
     for (;;) {
       int index = 0;
@@ -80,8 +79,10 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
         exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
         if (ptx::lane() == 0) {
           control.additional[slot] = -1;
-          if constexpr (Shape::kPairs)
-            control.pairs[slot] = exists ? tile_pairs(control.items[slot].axis[2], plan) : 0;
+          if constexpr (Shape::kPairs) {
+            HopperItem& item = control.items[slot];
+            if (exists) item.pairs = tile_pairs(item.axis[2], plan);
+          }
         }
       } else {
         exists = describe_additional(plan, problem, control, slot, index - plan.items);
@@ -91,7 +92,6 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     if (ptx::lane() == 0 && !exists) control.items[slot].last = true;
     ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
     __syncwarp();
-    ++known;
     return exists;
   };
 
@@ -109,8 +109,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[sums_place.stage][part]),
                          sums_place.parity);
       const uint32_t from =
-          base + Shape::kSumAt +
-          (sums_place.stage * Shape::kSumParts + part) * Shape::kSumBytes;
+          base + Shape::kSumAt + (sums_place.stage * Shape::kSumParts + part) * Shape::kSumBytes;
 #pragma unroll
       for (int panel = 0; panel < Shape::sum_panels(round); ++panel) {
         const int column = Shape::sum_column(round, part) + panel * Shape::kSumElements;
@@ -138,13 +137,15 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
   };
 
   bool more = true;
-  for (int done = 0;; ++done) {
-    while (more && known < done + kItemsKnown) more = describe_next();
-    const HopperItem& item = control.items[done % kItemsKnown];
+  for (int number = 0;; ++number) {
+    if (more) more = describe(number);
+    // As many as can be known are, before the first of them begins.
+    if (number + 1 < kItemsKnown) continue;
+    const HopperItem& item = control.items[(number + 1) % kItemsKnown];
     if (item.last) break;
     if (Shape::kSums && ptx::lane() == 0) {
       const int total = item.total;
-      Walk tile(item, plan, problem, control.pairs[done % kItemsKnown]);
+      Walk tile(item, plan, problem);
       for (int i = 0; i < total; ++i) {
         add(item, tile);
         tile.next(item, plan, problem);

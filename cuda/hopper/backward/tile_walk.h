@@ -7,25 +7,19 @@
 
 namespace jax_na::cuda {
 
-// kPairs: of a kernel that has pairs of tiles, so many in each line along x.
+// kPairs: of a kernel that has pairs of tiles.
 template <bool kPairs>
 struct TileWalk {
-  int x = 0, y = 0, z = 0;
-  int head;       // of the queries
-  int pairs;
-  int place = 0;  // of the tile in the order of its line
+  int place = 0;  // of the tile in the order of its line, along x
+  int y = 0, z = 0;
+  int head;  // of the queries
 
-  JAX_NA_INLINE TileWalk(const HopperItem& item, const HopperBackwardPlan&, const Problem& problem,
-                         int line_pairs)
-      : head(item.head * problem.group()), pairs(kPairs ? line_pairs : 0) {}
+  JAX_NA_INLINE TileWalk(const HopperItem& item, const HopperBackwardPlan&, const Problem& problem)
+      : head(item.head * problem.group()) {}
 
   JAX_NA_INLINE void next(const HopperItem& item, const HopperBackwardPlan&, const Problem&) {
-    const int tiles = item.axis[2].tiles;
-    if (++place < tiles) {
-      x = kPairs ? paired_tile(place, tiles, pairs) : place;
-      return;
-    }
-    x = place = 0;
+    if (++place < item.axis[2].tiles) return;
+    place = 0;
     if (++y < item.axis[1].tiles) return;
     y = 0;
     if (++z < item.axis[0].tiles) return;
@@ -33,14 +27,17 @@ struct TileWalk {
     ++head;
   }
   // Whether a warpgroup has nothing to do with the tile.
-  JAX_NA_INLINE bool passed_over(int warpgroup) const {
-    return kPairs && passes_over(place, pairs, warpgroup);
+  JAX_NA_INLINE bool passed_over(const HopperItem& item, int warpgroup) const {
+    return kPairs && passes_over(place, item.pairs, warpgroup);
   }
-  JAX_NA_INLINE int along(int a) const { return a == 2 ? x : a == 1 ? y : z; }
+  JAX_NA_INLINE int along(const HopperItem& item, int a) const {
+    if (a < 2) return a == 1 ? y : z;
+    return kPairs ? paired_tile(place, item.axis[2].tiles, item.pairs) : place;
+  }
   // Where the tile begins in the tensor.
   JAX_NA_INLINE int coordinate(const HopperItem& item, const HopperBackwardPlan& plan,
                                const Problem& problem, int a) const {
-    return item.axis[a].coordinate(along(a), plan.columns[a], problem.axes[a].dilation);
+    return item.axis[a].coordinate(along(item, a), plan.columns[a], problem.axes[a].dilation);
   }
 };
 
@@ -49,13 +46,14 @@ struct TileWalk {
 template <bool kPairs>
 struct LineWalk : TileWalk<kPairs> {
   using Tiles = TileWalk<kPairs>;
-  int at[kMaxRank];  // where the tile begins in the tensor
+  int x;             // of the tile
+  int at[kMaxRank];  // where it begins in the tensor
   int line_at;       // and its line, along x
   int seam_tiles;    // along x
 
   JAX_NA_INLINE LineWalk(const HopperItem& item, const HopperBackwardPlan& plan,
-                         const Problem& problem, int line_pairs)
-      : Tiles(item, plan, problem, line_pairs),
+                         const Problem& problem)
+      : Tiles(item, plan, problem),
         line_at(item.axis[2].column),
         seam_tiles(item.axis[2].seam_tiles) {
     begin_line(item, plan, problem);
@@ -64,11 +62,10 @@ struct LineWalk : TileWalk<kPairs> {
   JAX_NA_INLINE void next(const HopperItem& item, const HopperBackwardPlan& plan,
                           const Problem& problem) {
     Tiles::next(item, plan, problem);
-    if (this->place == 0)
-      begin_line(item, plan, problem);
-    else
-      at[2] = this->x < seam_tiles ? line_at + this->x * plan.columns[2] * problem.axes[2].dilation
-                                   : Tiles::coordinate(item, plan, problem, 2);
+    if (this->place == 0) return begin_line(item, plan, problem);
+    x = Tiles::along(item, 2);
+    at[2] = x < seam_tiles ? line_at + x * plan.columns[2] * problem.axes[2].dilation
+                           : Tiles::coordinate(item, plan, problem, 2);
   }
   JAX_NA_INLINE int coordinate(const HopperItem&, const HopperBackwardPlan&, const Problem&,
                                int a) const {
@@ -78,6 +75,7 @@ struct LineWalk : TileWalk<kPairs> {
  private:
   JAX_NA_INLINE void begin_line(const HopperItem& item, const HopperBackwardPlan& plan,
                                 const Problem& problem) {
+    x = Tiles::along(item, 2);
     for (int a = 0; a < kMaxRank; ++a) at[a] = Tiles::coordinate(item, plan, problem, a);
   }
 };
