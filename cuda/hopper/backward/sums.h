@@ -8,12 +8,12 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/tile_walk.h"
+#include "cuda/hopper/backward/zeros.h"
 #include "cuda/hopper/describer.h"
 #include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
@@ -74,6 +74,9 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       int index = 0;
       if (ptx::lane() == 0) index = take_item();
       index = __shfl_sync(~0u, index, 0);
+      if constexpr (Shape::kZeros) {
+        if (index < plan.items) write_zeros(arguments.zeros, index);
+      }
       if (index >= all_items(plan)) break;
       if (index < plan.items) {
         exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
@@ -95,7 +98,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     return exists;
   };
 
-  using Walk = std::conditional_t<Shape::kLineMasks, LineWalk<Shape::kPairs>, TileWalk<false>>;
+  using Walk = TileWalk<Shape::kPairs>;
   auto add = [&](const HopperItem& item, const Walk& tile) {
     const uint64_t policy = plan.beyond_cache ? ptx::tma_evict_last() : ptx::tma_evict_normal();
     int at[kMaxRank];
@@ -145,6 +148,8 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     if (item.last) break;
     if (Shape::kSums && ptx::lane() == 0) {
       const int total = item.total;
+      if constexpr (Shape::kZeros)
+        wait_for_zeros(arguments.zeros, item.entry * problem.kv_heads + item.head);
       Walk tile(item, plan, problem);
       for (int i = 0; i < total; ++i) {
         add(item, tile);

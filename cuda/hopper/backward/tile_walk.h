@@ -41,43 +41,4 @@ struct TileWalk {
   }
 };
 
-// The same with as little as possible looked up from tile to tile along x: look-ups in shared
-// memory wait for the operands of products.
-template <bool kPairs>
-struct LineWalk : TileWalk<kPairs> {
-  using Tiles = TileWalk<kPairs>;
-  int x;             // of the tile
-  int at[kMaxRank];  // where it begins in the tensor
-  int line_at;       // and its line, along x
-  int seam_tiles;    // along x
-
-  JAX_NA_INLINE LineWalk(const HopperItem& item, const HopperBackwardPlan& plan,
-                         const Problem& problem)
-      : Tiles(item, plan, problem),
-        line_at(item.axis[2].column),
-        seam_tiles(item.axis[2].seam_tiles) {
-    begin_line(item, plan, problem);
-  }
-
-  JAX_NA_INLINE void next(const HopperItem& item, const HopperBackwardPlan& plan,
-                          const Problem& problem) {
-    Tiles::next(item, plan, problem);
-    if (this->place == 0) return begin_line(item, plan, problem);
-    x = Tiles::along(item, 2);
-    at[2] = x < seam_tiles ? line_at + x * plan.columns[2] * problem.axes[2].dilation
-                           : Tiles::coordinate(item, plan, problem, 2);
-  }
-  JAX_NA_INLINE int coordinate(const HopperItem&, const HopperBackwardPlan&, const Problem&,
-                               int a) const {
-    return at[a];
-  }
-
- private:
-  JAX_NA_INLINE void begin_line(const HopperItem& item, const HopperBackwardPlan& plan,
-                                const Problem& problem) {
-    x = Tiles::along(item, 2);
-    for (int a = 0; a < kMaxRank; ++a) at[a] = Tiles::coordinate(item, plan, problem, a);
-  }
-};
-
 }  // namespace jax_na::cuda

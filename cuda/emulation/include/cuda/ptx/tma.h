@@ -54,5 +54,6 @@ void tma_store_wait_read() {
 }
 
 inline void fence_async_shared() {}
+inline void fence_async_global() {}
 
 }  // namespace jax_na::cuda::ptx
