@@ -86,9 +86,5 @@ __device__ __forceinline__ void tma_store_wait_read() {
 __device__ __forceinline__ void fence_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-// Shows ordinary writes of global memory that this thread has seen to the copy engine.
-__device__ __forceinline__ void fence_async_global() {
-  asm volatile("fence.proxy.async.global;" ::: "memory");
-}
 
 }  // namespace jax_na::cuda::ptx

@@ -9,16 +9,6 @@
 
 namespace jax_na::cuda {
 
-// Which sums the kernel makes zero itself, as `zeros.h` says.
-struct HopperZeros {
-  float4* sums = nullptr;  // null: all are zero before the kernel begins
-  int* parts = nullptr;    // of each head, that are zero; all 0
-  int64_t head_words = 0;  // of 16 bytes
-  int item_words = 0;      // of them, those of an item, or fewer
-  int heads = 0;           // of keys, of all batch entries
-  int items = 0;           // of a head
-};
-
 // Boxes of the keys and values and of their gradients are a warpgroup's part, those of queries a
 // tile. A launch has the tokens of one phase, as its maps and its problem have.
 struct HopperBackwardArguments {
@@ -45,7 +35,6 @@ struct HopperBackwardArguments {
   // [2 (of keys, of values), batch, additional, kv_heads, features], all 0; where nothing is added
   // up in memory, one for each of the launch's parts of the queries.
   float* additional_sums;
-  HopperZeros zeros;
   int* items_taken;  // 0; CTAs take them in order, so that those of a time lie side by side
   HopperBackwardPlan plan;
 };

@@ -57,11 +57,6 @@ int64_t sums_bytes(const Problem& problem) {
                static_cast<int64_t>(sizeof(float)));
 }
 
-// Counters of what the kernel has made zero, one for each head of keys.
-int64_t zeroed_bytes(const Problem& problem) {
-  return align(problem.batch * problem.kv_heads * static_cast<int64_t>(sizeof(int)));
-}
-
 // Whether the features of a head are fewer than those of the kernel.
 bool heads_apart(const Problem& problem, const HopperBackwardInstance& instance) {
   return problem.head_dim != instance.limits.head_dim;
@@ -134,24 +129,6 @@ HopperBackwardChoice search(const Problem& problem, Stored stored, bool sums,
   return choice;
 }
 
-// What the first launch makes zero itself, but for the first head: nothing where items are not
-// taken in order, or the kernel has no time for it.
-HopperZeros zeros_in_passing(const HopperBackwardChoice& choice, const Problem& problem,
-                             float* sums, void* counters) {
-  HopperZeros zeros;
-  zeros.heads = static_cast<int>(problem.batch * problem.kv_heads);
-  if (choice.plan.beyond_cache || choice.instance->limits.resident > 1 || zeros.heads == 1)
-    return zeros;
-  zeros.parts = static_cast<int*>(counters);
-  zeros.head_words = problem.group() * problem.query_tokens() * sum_features(problem.head_dim) / 4;
-  zeros.items = choice.plan.items / zeros.heads;
-  const int64_t item_words = (zeros.head_words + zeros.items - 1) / zeros.items;
-  if (item_words > INT32_MAX) return HopperZeros();
-  zeros.item_words = static_cast<int>(item_words);
-  zeros.sums = reinterpret_cast<float4*>(sums);
-  return zeros;
-}
-
 }  // namespace
 
 HopperBackwardChoice choose_hopper_backward(const Problem& problem, Stored stored,
@@ -169,14 +146,14 @@ HopperBackwardChoice choose_hopper_pair(const Problem& problem, Stored stored,
 int64_t hopper_backward_workspace(const Problem& problem, Stored stored) {
   std::string refusal;
   if (instance_for(problem, stored, true, refusal) == nullptr) return 0;
-  return statistics_bytes(problem) + kCounterBytes + zeroed_bytes(problem) +
-         additional_bytes(problem, 1) + sums_bytes(problem);
+  return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem) +
+         additional_bytes(problem, 1);
 }
 
 int64_t hopper_pair_workspace(const Problem& problem, Stored stored) {
   std::string refusal;
   if (instance_for(problem, stored, false, refusal) == nullptr) return 0;
-  return statistics_bytes(problem) + kCounterBytes + zeroed_bytes(problem) +
+  return statistics_bytes(problem) + kCounterBytes +
          additional_bytes(problem, most_additional_parts(problem));
 }
 
@@ -197,15 +174,11 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
           ? static_cast<int>(additional_parts(phase_of(problem, plan.phases, kFirst), plan))
           : 0;
   const int parts = choice.pair() ? plan.launches() * launch_parts : 1;
-  const int64_t sums_at = kCounterBytes + zeroed_bytes(problem) + additional_bytes(problem, parts);
-  auto* sums = choice.pair() ? nullptr : reinterpret_cast<float*>(zeros + sums_at);
-  auto* additional_sums = reinterpret_cast<float*>(zeros + kCounterBytes + zeroed_bytes(problem));
-  HopperZeros in_passing;
-  if (!choice.pair()) in_passing = zeros_in_passing(choice, problem, sums, zeros + kCounterBytes);
-  const int64_t zero_sums = choice.pair()                ? 0
-                            : in_passing.sums != nullptr ? in_passing.head_words * 16
-                                                         : sums_bytes(problem);
-  status = cudaMemsetAsync(zeros, 0, static_cast<size_t>(sums_at + zero_sums), stream);
+  const int64_t all_sums_bytes = choice.pair() ? 0 : sums_bytes(problem);
+  auto* sums = choice.pair() ? nullptr : reinterpret_cast<float*>(zeros + kCounterBytes);
+  auto* additional_sums = reinterpret_cast<float*>(zeros + kCounterBytes + all_sums_bytes);
+  status = cudaMemsetAsync(
+      zeros, 0, kCounterBytes + all_sums_bytes + additional_bytes(problem, parts), stream);
   if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
   HopperBackwardArguments to{};
   to.origins = arguments.origins;
@@ -221,7 +194,6 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
                                  launch % plan.phases[2]};
     to.problem = phase_of(problem, plan.phases, phase);
     to.items_taken = reinterpret_cast<int*>(zeros) + launch;
-    to.zeros = launch == 0 ? in_passing : HopperZeros();
     to.additional_sums = additional_sums + launch * launch_parts * additional_elements(problem);
     const std::string wrong = encode_maps(arguments, phase, boxes, sums, statistics, to);
     if (!wrong.empty()) return wrong + " (" + str(plan) + ")";

@@ -68,8 +68,6 @@ struct HopperBackwardShape {
   static constexpr int kSumParts = kSumColumns % kSumElements == 0 ? kWarpgroups : 1;
   static constexpr int kSumPanels = kWarpgroups * kSumColumns / kSumElements / kSumParts;
   static constexpr int kSumBytes = kSums ? kSumPanels * kSumPanelBytes : 0;  // of a part
-  // Whether the sums are made zero in passing: light kernels have no warp with time for it.
-  static constexpr bool kZeros = kSums && kResident == 1;
   static constexpr int kSumBuffers = kPairs ? 2 : 1;
   // A wide head's features are added in two rounds. In the first a part has a panel of 64 to
   // itself; in the second it has the next one, or half of the one between them.

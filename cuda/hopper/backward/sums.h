@@ -13,7 +13,6 @@
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/tile_walk.h"
-#include "cuda/hopper/backward/zeros.h"
 #include "cuda/hopper/describer.h"
 #include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
@@ -74,9 +73,6 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       int index = 0;
       if (ptx::lane() == 0) index = take_item();
       index = __shfl_sync(~0u, index, 0);
-      if constexpr (Shape::kZeros) {
-        if (index < plan.items) write_zeros(arguments.zeros, index);
-      }
       if (index >= all_items(plan)) break;
       if (index < plan.items) {
         exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
@@ -98,16 +94,14 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     return exists;
   };
 
-  using Walk = TileWalk<Shape::kPairs>;
+  using Walk = LineWalk<Shape::kPairs>;
   auto add = [&](const HopperItem& item, const Walk& tile) {
     const uint64_t policy = plan.beyond_cache ? ptx::tma_evict_last() : ptx::tma_evict_normal();
-    int at[kMaxRank];
+    const int (&at)[kMaxRank] = tile.at;
     bool any = true;  // a tile that nobody sees may lie anywhere
 #pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) {
-      at[a] = tile.coordinate(item, plan, problem, a);
+    for (int a = 0; a < kMaxRank; ++a)
       any = any && at[a] >= 0 && at[a] < problem.axes[a].query_count;
-    }
     auto add_part = [&](int round, int part) {
       ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[sums_place.stage][part]),
                          sums_place.parity);
@@ -148,8 +142,6 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     if (item.last) break;
     if (Shape::kSums && ptx::lane() == 0) {
       const int total = item.total;
-      if constexpr (Shape::kZeros)
-        wait_for_zeros(arguments.zeros, item.entry * problem.kv_heads + item.head);
       Walk tile(item, plan, problem);
       for (int i = 0; i < total; ++i) {
         add(item, tile);

@@ -41,4 +41,32 @@ struct TileWalk {
   }
 };
 
+// The same with what a line has in common looked up once: look-ups in shared memory wait for the
+// operands of products.
+template <bool kPairs>
+struct LineWalk : TileWalk<kPairs> {
+  using Tiles = TileWalk<kPairs>;
+  int at[kMaxRank];  // where the tile begins in the tensor
+
+  JAX_NA_INLINE LineWalk(const HopperItem& item, const HopperBackwardPlan& plan,
+                         const Problem& problem)
+      : Tiles(item, plan, problem) {
+    place_tile(item, plan, problem);
+  }
+
+  JAX_NA_INLINE void next(const HopperItem& item, const HopperBackwardPlan& plan,
+                          const Problem& problem) {
+    Tiles::next(item, plan, problem);
+    place_tile(item, plan, problem);
+  }
+
+ private:
+  JAX_NA_INLINE void place_tile(const HopperItem& item, const HopperBackwardPlan& plan,
+                                const Problem& problem) {
+    at[2] = Tiles::coordinate(item, plan, problem, 2);
+    if (this->place > 0) return;
+    for (int a = 0; a < 2; ++a) at[a] = Tiles::coordinate(item, plan, problem, a);
+  }
+};
+
 }  // namespace jax_na::cuda

@@ -54,6 +54,5 @@ void tma_store_wait_read() {
 }
 
 inline void fence_async_shared() {}
-inline void fence_async_global() {}
 
 }  // namespace jax_na::cuda::ptx
