@@ -60,6 +60,8 @@ __device__ __forceinline__ void copy_rows(int rows, const Source (&from)[kSource
   using R = Rows<T, kHeadDim>;
   static_assert(R::kChunks <= 32, "a warp copies whole rows");
   const int chunk = threadIdx.x % R::kChunks, step = blockDim.x / R::kChunks;
+  const int begin = threadIdx.x / R::kChunks;
+  if (32 % R::kChunks != 0 && begin >= step) return;  // threads that are too few for a row
   bool inside[kSources];
   const char* column[kSources];
 #pragma unroll
@@ -69,7 +71,7 @@ __device__ __forceinline__ void copy_rows(int rows, const Source (&from)[kSource
   }
   // What is not there is not read, wherever its address points.
 #pragma unroll 4
-  for (int row = threadIdx.x / R::kChunks; row < rows; row += step) {
+  for (int row = begin; row < rows; row += step) {
     const int token = token_of(row);
     const uint32_t offset = R::chunk_offset(row, chunk);
     const uint64_t read = static_cast<uint32_t>(token);
