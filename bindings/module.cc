@@ -289,8 +289,13 @@ NB_MODULE(_core, m) {
       "preferred to.");
   m.def("cuda_gemm_forward_workspace", jax_na::cuda::gemm_forward_workspace, nb::arg("problem"),
         "Bytes of scratch space that the forward pass by CUDA matrix products needs.");
-  m.def("cuda_gemm_backward_workspace", jax_na::cuda::gemm_backward_workspace, nb::arg("problem"),
-        "Bytes of scratch space that the backward pass by CUDA matrix products needs.");
+  m.def(
+      "cuda_gemm_backward_workspace",
+      [](const jax_na::Problem& problem, const std::string& dtype) {
+        return jax_na::cuda::gemm_backward_workspace(problem, stored_of(dtype));
+      },
+      nb::arg("problem"), nb::arg("dtype"),
+      "Bytes of scratch space that the backward pass by CUDA matrix products needs.");
   m.def(
       "cuda_naive_backward_workspace",
       [](const jax_na::Problem& problem, bool float64) {

@@ -26,8 +26,8 @@ int64_t fused_workspace(const Problem& problem, Stored stored, bool deterministi
   return fused_backward_workspace(problem, stored, deterministic);
 }
 
-int64_t gemm_workspace(const Problem& problem, Stored, bool) {
-  return gemm_backward_workspace(problem);
+int64_t gemm_workspace(const Problem& problem, Stored stored, bool) {
+  return gemm_backward_workspace(problem, stored);
 }
 
 int64_t naive_workspace(const Problem& problem, Stored stored, bool) {

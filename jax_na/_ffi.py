@@ -279,7 +279,7 @@ def workspace_size(
     if implementation == "gemm" and kind == "forward":
         return _core.cuda_gemm_forward_workspace(problem)
     if implementation == "gemm":
-        return _core.cuda_gemm_backward_workspace(problem)
+        return _core.cuda_gemm_backward_workspace(problem, query.dtype.name)
     return _core.cuda_fused_backward_workspace(problem, query.dtype.name, options.deterministic)
 
 

@@ -26,25 +26,6 @@ __device__ inline void find_key_axis(const Problem& problem, const Work& work, i
   to.addend = (at.streamed.offset - at.streamed.begin * at.streamed.step) * stride;
 }
 
-// The token of a row of a stage, or kZeros where it has none.
-__device__ __forceinline__ int find_token(const int (&origin)[kMaxRank], int line, int line_begin,
-                                          const KeyAxis (&axes)[kMaxRank], const Place& place,
-                                          int row) {
-  if (line > 0) return row < line ? line_begin + row : kZeros;
-  int token = 0;
-  bool met = true;
-#pragma unroll
-  for (int a = 0; a < kMaxRank; ++a) {
-    int position = origin[a] + place.at[a];
-    met = met && position < axes[a].end;
-    // At most a period off, on either side.
-    if (position < 0) position += axes[a].length;
-    if (position >= axes[a].length) position -= axes[a].length;
-    token += position * axes[a].factor + axes[a].addend;
-  }
-  return met ? token : kZeros;
-}
-
 // Describes batch number `batch` of an item's stages, which behind the last is the first again, in
 // one half of the list. Every thread calls it: each lane finds where a stage begins, and each warp
 // the tokens of some of them, for threads that copy each kApart-th row.
@@ -58,21 +39,22 @@ __device__ inline void find_stages(const Problem& problem, const Sweep& sweep, c
   const int index = min(first + lane % StageList::kBatch, stages.total - 1);
   const bool window = index < stages.windows;
   const int line_begin = (index - stages.windows) * stages.line_rows;
-  KeyStage stage;
-  stage.tile = Tile{};
-  stage.tile.line = window ? 0 : min(problem.additional - line_begin, kStreamedBlock);
+  Tile tile{};
+  tile.line = window ? 0 : min(problem.additional - line_begin, kStreamedBlock);
   const StageOrigin origin = stages.origin(sweep, window ? index : 0);
 #pragma unroll
-  for (int a = 0; a < kMaxRank; ++a) stage.tile.origin[a] = stage.tile.nominal[a] = origin.at[a];
+  for (int a = 0; a < kMaxRank; ++a) tile.origin[a] = tile.nominal[a] = origin.at[a];
   if (warp == 0) {
     // Each lane finds what one warp sees of one stage.
     static_assert(StageList::kBatch * kStreamedWarps == 32);
     const int seeing = lane / StageList::kBatch;
-    uint32_t views = find_view(sweep, work.warp[seeing], stage.tile, kStreamedBlock) << 4 * seeing;
+    uint32_t views = find_view(sweep, work.warp[seeing], tile, kStreamedBlock) << 4 * seeing;
     for (int apart = StageList::kBatch; apart < 32; apart *= 2)
       views |= __shfl_xor_sync(~0u, views, apart);
     if (lane < StageList::kBatch && first + lane < stages.total) {
       const int at = half * StageList::kBatch + lane;
+      KeyStage& stage = list.stages[at];
+      stage.tile = tile;
       const bool last = index == stages.total - 1;
       const int other = batches > 1 ? half ^ 1 : half;
       stage.next = last || lane == StageList::kBatch - 1 ? other * StageList::kBatch : at + 1;
@@ -80,22 +62,53 @@ __device__ inline void find_stages(const Problem& problem, const Sweep& sweep, c
       // Two batches are known for good.
       stage.marks = views | (index == 0 ? KeyStage::kFirst : 0) | (last ? KeyStage::kLast : 0) |
                     (lane == 0 && batches > 2 ? KeyStage::kDescribes : 0);
-      list.stages[at] = stage;
     }
   }
+  // A token is the sum of the share of the stage's origin and that of the row's place in it.
   KeyAxis axes[kMaxRank];
+  int first_token = window ? 0 : line_begin;
+  bool modular = false;
 #pragma unroll
-  for (int a = 0; a < kMaxRank; ++a) axes[a] = list.axes[a];
+  for (int a = 0; a < kMaxRank; ++a) {
+    axes[a] = list.axes[a];
+    modular = modular || axes[a].length > 0;
+    if (window) first_token += origin.at[a] * axes[a].factor + axes[a].addend;
+  }
+  constexpr int kRows = kStreamedBlock / 32;
+  Place row_places[kRows];
+  int row_tokens[kRows];
 #pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    row_places[i] = places[lane + 32 * i];
+    row_tokens[i] = 0;
+#pragma unroll
+    for (int a = 0; a < kMaxRank; ++a) row_tokens[i] += row_places[i].at[a] * axes[a].factor;
+  }
   for (int s = warp; s < StageList::kBatch; s += kStreamedWarps) {
-    int begin[kMaxRank];
+    int left[kMaxRank];  // positions that the CTA meets
 #pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) begin[a] = __shfl_sync(~0u, origin.at[a], s);
-    const int line = __shfl_sync(~0u, stage.tile.line, s);
-    const int from = __shfl_sync(~0u, line_begin, s);
-    for (int row = lane; row < kStreamedBlock; row += 32)
-      list.tokens[half * StageList::kBatch + s][StageList::place(row, kApart)] =
-          find_token(begin, line, from, axes, places[row], row);
+    for (int a = 0; a < kMaxRank; ++a) left[a] = axes[a].end - __shfl_sync(~0u, origin.at[a], s);
+    const int line = __shfl_sync(~0u, tile.line, s);
+    const int from = __shfl_sync(~0u, first_token, s);
+    KeyStage& stage = list.stages[half * StageList::kBatch + s];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int row = lane + 32 * i;
+      int token = from + (line > 0 ? row : row_tokens[i]);
+      bool met = line == 0 || row < line;
+#pragma unroll
+      for (int a = 0; a < kMaxRank; ++a) met = met && (line > 0 || row_places[i].at[a] < left[a]);
+      if (modular && line == 0) {
+#pragma unroll
+        for (int a = 0; a < kMaxRank; ++a) {
+          // At most a period off, on either side.
+          const int position = axes[a].end - left[a] + row_places[i].at[a];
+          const int periods = position < 0 ? 1 : position >= axes[a].length ? -1 : 0;
+          token += periods * axes[a].length * axes[a].factor;
+        }
+      }
+      stage.tokens[StageList::place(row, kApart)] = met ? token : kZeros;
+    }
   }
 }
 

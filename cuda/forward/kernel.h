@@ -233,20 +233,10 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
   };
 
   auto finish = [&](const Step& s, uint32_t staging) {
-    T* results = static_cast<T*>(arguments.out) + s.out;
-    float* lses = static_cast<float*>(arguments.lse) + s.lse;
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-      float inverse[2], lse[2];
-      softmax[m].finish(factor, inverse, lse);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int token = own_rows[16 * m + 8 * r + lane / 4].token;
-        if (t == 0 && token >= 0) lses[static_cast<int64_t>(token) * problem.heads] = lse[r];
-      }
-      store_rows<T, kHeadDim>(out[m], inverse, staging + 16 * m * R::kBytes, own_rows + 16 * m,
-                              results, problem.heads * problem.value_dim, problem.value_dim, lane);
-    }
+    store_results<T, kHeadDim>(
+        problem, out, staging, own_rows, static_cast<T*>(arguments.out) + s.out,
+        static_cast<float*>(arguments.lse) + s.lse, lane,
+        [&](int m, auto& inverse, auto& lse) { softmax[m].finish(factor, inverse, lse); });
   };
 
   auto compute = [&](int step, int buffer) {

@@ -8,8 +8,11 @@
 
 namespace jax_na::cuda {
 
+constexpr int kStreamedBlock = 64;  // keys of a stage
+
 // A stage of keys: a box of positions, or a line of additional tokens.
 struct KeyStage {
+  alignas(16) int tokens[kStreamedBlock];  // of its rows, see StageList::place(...)
   Tile tile;
   uint32_t marks;  // find_view(...) of warp w from bit 4 w on, and the bits below
   uint32_t next;   // where the next stage is in the list
@@ -24,7 +27,8 @@ struct KeyStage {
 struct alignas(16) KeyAxis {
   int end;     // of the positions that the CTA meets
   int length;  // of the period; 0 where the axis is none
-  int factor, addend;
+  int factor;
+  int addend;
 };
 
 // Where an item's rows are.
@@ -37,12 +41,10 @@ struct StreamedItem {
 };
 
 // Stages are described in batches, of which two are known: the one that is met, and the next.
-constexpr int kStreamedBlock = 64;  // keys of a stage
 struct StageList {
   static constexpr int kBatch = 8;
 
   KeyStage stages[2 * kBatch];
-  alignas(16) int tokens[2 * kBatch][kStreamedBlock];  // of a stage's rows, see place(...)
   KeyAxis axes[kMaxRank];
   // Which keys of a stage the rows of each warp see: a word for each of four lanes.
   alignas(16) uint32_t seen[kStreamedWarps][32][4];

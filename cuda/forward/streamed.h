@@ -9,13 +9,14 @@
 #include <cstdint>
 
 #include "cuda/forward/find_stages.h"
+#include "cuda/forward/patient_softmax.h"
+#include "cuda/forward/stage_copies.h"
 #include "cuda/forward/stage_list.h"
 #include "cuda/launch.h"
 #include "cuda/plan.h"
+#include "cuda/ptx/anew.h"
 #include "cuda/ptx/cp_async.h"
-#include "cuda/ptx/opaque.h"
 #include "cuda/ptx/shared.h"
-#include "cuda/ptx/shared_words.h"
 #include "cuda/tile/columns.h"
 #include "cuda/tile/find_work.h"
 #include "cuda/tile/fragment.h"
@@ -37,38 +38,6 @@ constexpr int kStreamedResident = kHeadDim <= 64 ? 3 : 2;
 // Whether queries are read ahead of their products too: three warps of a scheduler need not.
 template <int kHeadDim>
 constexpr bool kQueryAhead = kStreamedResident<kHeadDim> < 3;
-
-// How the threads of a CTA share the copies of a stage: so many copy a row together, each every
-// kApart-th row.
-template <typename T, int kHeadDim>
-struct StageCopies {
-  using R = Rows<T, kHeadDim>;
-  static constexpr int kLanes = R::kChunks <= 8 ? 8 : 16;
-  static constexpr int kApart = 32 * kStreamedWarps / kLanes;
-  static constexpr int kRows = kStreamedBlock / kApart;  // of a thread
-  static_assert(kApart % 8 == 0, "rows of a thread are swizzled alike");
-  static_assert(kRows % 4 == 0, "a thread reads its tokens by four");
-
-  // Starts them; `tokens` is the address in shared memory of the stage's tokens.
-  __device__ __forceinline__ static void start(const Source& from, uint32_t to, uint32_t tokens) {
-    const int chunk = threadIdx.x % kLanes, begin = threadIdx.x / kLanes;
-    if (chunk >= R::kChunks) return;
-    const bool inside = chunk * R::kPerChunk < from.features;
-    const char* column = ptx::opaque(from.base + (inside ? 16 * chunk : 0));
-    const uint32_t first = to + R::chunk_offset(begin, chunk);
-    int own[kRows];
-#pragma unroll
-    for (int i = 0; i < kRows; i += 4) {
-      const uint4 four = ptx::load_shared_16(tokens + 4 * (begin * kRows + i));
-      own[i] = four.x, own[i + 1] = four.y, own[i + 2] = four.z, own[i + 3] = four.w;
-    }
-    // Where there is no token nothing is read.
-#pragma unroll
-    for (int i = 0; i < kRows; ++i)
-      ptx::cp_async(first + i * kApart * R::kBytes,
-                    column + static_cast<int64_t>(own[i]) * from.stride, own[i] >= 0 && inside);
-  }
-};
 
 // What is seldom true is compiled out of the way.
 __device__ __forceinline__ bool seldom(bool what) {
@@ -104,35 +73,40 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   const uint32_t own = base + map.stationary + warp * sweep.warp_rows() * R::kBytes;
 
   auto load_own = [&](uint32_t item) {
-    load_rows<T, kHeadDim, 1>(
+    copy_rows<T, kHeadDim, 1>(
         sweep.rows,
         {{static_cast<const char*>(arguments.query) + list.items[item].query * int{sizeof(T)},
           problem.heads * problem.head_dim * int{sizeof(T)}, problem.head_dim}},
         {base + map.stationary}, [&](int row) { return rows[row].token; });
   };
-  auto load_keys = [&](uint32_t item, uint32_t at) {
-    StageCopies<T, kHeadDim>::start(
-        {list.items[item].key[list.stages[at].tile.line > 0],
-         problem.kv_heads * problem.head_dim * int{sizeof(T)}, problem.head_dim},
-        keys, ptx::shared_address(list.tokens[at]));
+  using Copies = StageCopies<T, kHeadDim>;
+  auto copies_of_keys = [&](uint32_t item, uint32_t at, bool any) {
+    const KeyStage& stage = list.stages[at];
+    return Copies({list.items[item].key[stage.tile.line > 0],
+                   problem.kv_heads * problem.head_dim * int{sizeof(T)}, problem.head_dim},
+                  keys, stage.tokens, any);
   };
-  auto load_values = [&](uint32_t item, uint32_t at) {
-    StageCopies<T, kHeadDim>::start(
-        {list.items[item].value[list.stages[at].tile.line > 0],
-         problem.kv_heads * problem.value_dim * int{sizeof(T)}, problem.value_dim},
-        values, ptx::shared_address(list.tokens[at]));
+  auto copies_of_values = [&](uint32_t item, uint32_t at) {
+    const KeyStage& stage = list.stages[at];
+    return Copies({list.items[item].value[stage.tile.line > 0],
+                   problem.kv_heads * problem.value_dim * int{sizeof(T)}, problem.value_dim},
+                  values, stage.tokens, true);
   };
 
   float out[kRowTiles][kHeadDim / 8][4];
-  RunningSoftmax softmax[kRowTiles];
-  const uint32_t query = own + R::chunk_offset(lane % 16, lane / 16);
+  PatientSoftmax softmax[kRowTiles];
+  // Where the lane's addresses of fragments begin: of queries, and of values, in the lower half,
+  // and of keys in the upper.
   const StreamedLane score_lane = scores_lane(lane), sum_lane = combine_lane(lane);
-  const uint32_t key = keys + R::chunk_offset(score_lane.row, score_lane.half);
-  const uint32_t value = values + R::chunk_offset(sum_lane.row, sum_lane.half);
+  uint32_t offsets = R::chunk_offset(sum_lane.row, sum_lane.half) |
+                     R::chunk_offset(score_lane.row, score_lane.half) << 16;
+  // Kept, where there is a register for it.
+  if (kQueryAhead<kHeadDim>) offsets = ptx::anew(offsets);
 
-  // scores = Q K^T. Operands are read one product's worth ahead.
-  auto find_scores = [&](float (&scores)[kRowTiles][kTiles][4]) {
+  // scores = Q K^T. Operands are read one product's worth ahead, and copies start in between.
+  auto find_scores = [&](float (&scores)[kRowTiles][kTiles][4], const Copies& copies) {
     constexpr float kZero[4] = {0.f, 0.f, 0.f, 0.f};
+    const uint32_t query = own + (offsets & 0xffff), key = keys + (offsets >> 16);
     uint32_t a[kQueryAhead<kHeadDim> ? 2 : 1][kRowTiles][4], b[2][4];
     auto read_query = [&](int k) {
 #pragma unroll
@@ -153,6 +127,7 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
           ptx::ldmatrix(b[(i + 1) % 2],
                         R::at_step(key, (i + 1) / kChunks) + 16 * ((i + 1) % kChunks) * R::kBytes);
         if (kQueryAhead<kHeadDim> && c == 0 && k + 1 < R::kSteps) read_query(k + 1);
+        if (i % 2 == 0 && i / 2 < Copies::kFours) copies.start(i / 2);
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
@@ -169,9 +144,19 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     }
   };
 
-  // out += weights V, likewise.
-  auto add_values = [&](const Weights<T>(&weights)[kChunks][kRowTiles]) {
-    constexpr int kPairs = kHeadDim / 16;
+  // Two weights of a fragment of 16 rows and 16 columns: which ones, `part` says.
+  auto weigh = [&](const float (&scores)[kRowTiles][kTiles][4], Weights<T>(&weights)[kRowTiles],
+                   int c, int part, float factor) {
+    const int m = part / 4, half = part % 4;
+    weights[m].a[0][half] =
+        softmax[m].template weigh<T>(scores[m][2 * c + half / 2], half % 2, factor);
+  };
+
+  // out += weights V, likewise; what is weighed are the scores, a chunk ahead of their products.
+  auto add_values = [&](float (&scores)[kRowTiles][kTiles][4], Weights<T>(&weights)[2][kRowTiles],
+                        float factor, const Copies& copies) {
+    constexpr int kPairs = kHeadDim / 16, kParts = 4 * kRowTiles;
+    const uint32_t value = values + (offsets & 0xffff);
     uint32_t b[2][4];
     ptx::ldmatrix_transposed(b[0], value);
 #pragma unroll
@@ -182,101 +167,103 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
         if (i + 1 < kChunks * kPairs)
           ptx::ldmatrix_transposed(b[(i + 1) % 2], R::at_step(value, (i + 1) % kPairs) +
                                                        16 * ((i + 1) / kPairs) * R::kBytes);
+        if (i % 2 == 0 && i / 2 < Copies::kFours) copies.start(i / 2);
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
           for (int n = 0; n < 2; ++n) {
             float (&sum)[4] = out[m][2 * j + n];
-            ptx::mma(sum, weights[c][m].a[0], b[i % 2][2 * n], b[i % 2][2 * n + 1], sum, T());
+            ptx::mma(sum, weights[c % 2][m].a[0], b[i % 2][2 * n], b[i % 2][2 * n + 1], sum, T());
           }
+        }
+        if (c + 1 < kChunks) {
+#pragma unroll
+          for (int part = j * kParts / kPairs; part < (j + 1) * kParts / kPairs; ++part)
+            weigh(scores, weights[(c + 1) % 2], c + 1, part, factor);
         }
       }
     }
   };
 
-  // Scales a row's scores, adds the bias, and hides what the row does not see.
-  auto treat = [&](float (&scores)[kTiles][4], int r, int row, const Tile& tile) {
-    const uint32_t seen = list.seen[warp][row][t];
-    if (list.scale_first) {
-      const float scale = list.scale;
-      const float* bias = tile.line > 0 ? nullptr : list.items[list.item].bias;
-      const int at = own_rows[row].bias + tile_bias(problem, tile.origin, 1);
+  // Scales scores and adds the bias, where a row sees it.
+  auto scale_all = [&](float (&scores)[kRowTiles][kTiles][4], const Tile& tile,
+                       const uint32_t (&seen)[2 * kRowTiles]) {
+    const float scale = list.scale;
+    const float* bias = tile.line > 0 ? nullptr : list.items[list.item].bias;
+    const int of_tile = tile_bias(problem, tile.origin, 1);
+#pragma unroll
+    for (int i = 0; i < 2 * kRowTiles; ++i) {
+      const int at = own_rows[8 * i + lane / 4].bias + of_tile;
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          float& score = scores[n][2 * r + e];
+          float& score = scores[i / 2][n][2 * (i % 2) + e];
           score *= scale;
-          if (bias != nullptr && (seen >> (2 * n + e) & 1))
+          if (bias != nullptr && (seen[i] >> (2 * n + e) & 1))
             score = fmaf(bias[at + columns.bias[8 * n + 2 * t + e]], kLog2E, score);
         }
       }
     }
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e)
-        if (!(seen >> (2 * n + e) & 1)) scores[n][2 * r + e] = -INFINITY;
-    }
   };
-  auto treat_all = [&](float (&scores)[kRowTiles][kTiles][4], const Tile& tile, int unsure) {
+  // That, where it is due, and hides what rows do not see.
+  auto treat = [&](float (&scores)[kRowTiles][kTiles][4], const Tile& tile) {
     __syncwarp();
     if (tile.line > 0) {
       const uint32_t in_use = first_columns(tile.line, t);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) list.seen[warp][8 * i + lane / 4][t] = in_use;
+      for (int i = 0; i < 2 * kRowTiles; ++i) list.seen[warp][8 * i + lane / 4][t] = in_use;
     } else {  // each lane finds what one row sees
       *reinterpret_cast<uint4*>(list.seen[warp][lane]) =
-          seen_by_row(columns, sweep, own_rows[lane], tile, unsure);
+          seen_by_row(columns, sweep, own_rows[lane], tile);
     }
     __syncwarp();
+    uint32_t seen[2 * kRowTiles];
 #pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
+    for (int i = 0; i < 2 * kRowTiles; ++i) seen[i] = list.seen[warp][8 * i + lane / 4][t];
+    if (seldom(list.scale_first)) scale_all(scores, tile, seen);
 #pragma unroll
-      for (int r = 0; r < 2; ++r) treat(scores[m], r, 16 * m + 8 * r + lane / 4, tile);
+    for (int i = 0; i < 2 * kRowTiles; ++i) {
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (!(seen[i] >> (2 * n + e) & 1)) scores[i / 2][n][2 * (i % 2) + e] = -INFINITY;
+      }
     }
   };
 
-  auto weigh = [&](float (&scores)[kRowTiles][kTiles][4],
-                   Weights<T>(&weights)[kChunks][kRowTiles]) {
-    const float factor = list.factor;
+  // Moves the references of the softmax, and results with them, where that is due.
+  auto settle = [&](const float (&scores)[kRowTiles][kTiles][4], float factor) {
+    float highest[kRowTiles][2];
+    bool outgrown = false;
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m)
+      outgrown |= softmax[m].outgrown(scores[m], factor, highest[m]);
+    if (!seldom(__any_sync(~0u, outgrown))) return;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       float shrink[2];
-      if (softmax[m].settle(scores[m], factor, shrink)) {
+      softmax[m].move(highest[m], factor, shrink);
 #pragma unroll
-        for (int j = 0; j < kHeadDim / 8; ++j) {
+      for (int j = 0; j < kHeadDim / 8; ++j) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) out[m][j][i] *= shrink[i / 2];
-        }
+        for (int i = 0; i < 4; ++i) out[m][j][i] *= shrink[i / 2];
       }
-      softmax[m].weigh(scores[m], factor);
-#pragma unroll
-      for (int c = 0; c < kChunks; ++c) weights[c][m].set(scores[m][2 * c], scores[m][2 * c + 1]);
     }
   };
 
   auto finish = [&](const StreamedItem& item) {
-    T* results = static_cast<T*>(arguments.out) + item.out;
-    float* lses = static_cast<float*>(arguments.lse) + item.lse;
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-      float inverse[2], lse[2];
-      softmax[m].finish(list.factor, inverse, lse);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int token = own_rows[16 * m + 8 * r + lane / 4].token;
-        if (t == 0 && token >= 0) lses[static_cast<int64_t>(token) * problem.heads] = lse[r];
-      }
-      store_rows<T, kHeadDim>(out[m], inverse, own + 16 * m * R::kBytes, own_rows + 16 * m, results,
-                              problem.heads * problem.value_dim, problem.value_dim, lane);
-    }
+    store_results<T, kHeadDim>(
+        problem, out, own, own_rows, static_cast<T*>(arguments.out) + item.out,
+        static_cast<float*>(arguments.lse) + item.lse, lane,
+        [&](int m, auto& inverse, auto& lse) { softmax[m].finish(inverse, lse); });
   };
 
   auto begin_item = [&] {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
-      softmax[m] = RunningSoftmax();
+      softmax[m] = PatientSoftmax();
 #pragma unroll
       for (int j = 0; j < kHeadDim / 8; ++j) {
 #pragma unroll
@@ -296,10 +283,10 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     list.factor = list.scale_first ? 1.f : list.scale;
   }
   __syncthreads();
-  find_stages<StageCopies<T, kHeadDim>::kApart>(problem, sweep, work, 0, 0, places, list);
-  find_stages<StageCopies<T, kHeadDim>::kApart>(problem, sweep, work, 1, 1, places, list);
+  find_stages<Copies::kApart>(problem, sweep, work, 0, 0, places, list);
+  find_stages<Copies::kApart>(problem, sweep, work, 1, 1, places, list);
   __syncthreads();
-  load_keys(0, 0);
+  copies_of_keys(0, 0, true).start_all();
   load_own(0);
   ptx::cp_async_commit();
   begin_item();
@@ -308,31 +295,42 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     // The keys have come, for everybody, and nobody reads values any more.
     __syncthreads();
     const uint32_t marks = list.stages[at].marks;
-    load_values(list.item, at);
-    ptx::cp_async_commit();
     if (seldom(marks & (KeyStage::kFirst | KeyStage::kDescribes))) {
       if (marks & KeyStage::kDescribes)
-        find_stages<StageCopies<T, kHeadDim>::kApart>(problem, sweep, work, list.stages[at].batch,
-                                                      at / StageList::kBatch ^ 1, places, list);
+        find_stages<Copies::kApart>(problem, sweep, work, list.stages[at].batch,
+                                    at / StageList::kBatch ^ 1, places, list);
       if ((marks & KeyStage::kFirst) && threadIdx.x == 0)
         find_item(arguments, sweep, list.described + 1, sizeof(T), list);
     }
     const int view = marks >> 4 * warp & 15;
-    Weights<T> weights[kChunks][kRowTiles];
+    const uint32_t last = marks & KeyStage::kLast ? 1 : 0;
+    auto next_keys = [&] {
+      return copies_of_keys(list.item ^ last, list.stages[at].next,
+                            !last || list.items[list.item].more);
+    };
     if (view & kMet) {
       float scores[kRowTiles][kTiles][4];
-      find_scores(scores);
+      Weights<T> weights[2][kRowTiles];
+      find_scores(scores, copies_of_values(list.item, at));
+      ptx::cp_async_commit();
       const int unsure = view & kAllUnsure;
-      if (seldom(unsure != 0 || list.scale_first)) treat_all(scores, list.stages[at].tile, unsure);
-      weigh(scores, weights);
+      if (seldom(unsure != 0 || list.scale_first)) treat(scores, list.stages[at].tile);
+      const float factor = list.factor;
+      settle(scores, factor);
+#pragma unroll
+      for (int part = 0; part < 4 * kRowTiles; ++part) weigh(scores, weights[0], 0, part, factor);
+      ptx::cp_async_wait<0>();
+      // The values have come, for everybody, and nobody reads keys any more.
+      __syncthreads();
+      add_values(scores, weights, factor, next_keys());
+    } else {
+      copies_of_values(list.item, at).start_all();
+      ptx::cp_async_commit();
+      ptx::cp_async_wait<0>();
+      __syncthreads();
+      next_keys().start_all();
     }
-    ptx::cp_async_wait<0>();
-    // The values have come, for everybody, and nobody reads keys any more.
-    __syncthreads();
-    const uint32_t last = marks & KeyStage::kLast ? 1 : 0;
-    if (!last || list.items[list.item].more) load_keys(list.item ^ last, list.stages[at].next);
     ptx::cp_async_commit();
-    if (view & kMet) add_values(weights);
     at = list.stages[at].next;
     if (seldom(last)) {
       const uint32_t item = list.item;

@@ -1,14 +1,9 @@
 // The gradient of the relative position bias: for each of its entries, the sum of the cotangents of
 // the scores that it was added to. Every entry is one thread's in each of a CTA's warps, which
 // share the tokens; their sums are added in order, so that the result is the same in every run.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include "cuda/gemm/by_type.h"
 #include "cuda/gemm/row_work.h"
 #include "cuda/gemm/softmax.h"
 #include "cuda/ptx/launch.h"
-#include "cuda/tile/element.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -23,10 +18,9 @@ struct BiasRow {
 };
 
 // Grid: 32 entries each, of all heads of all batch entries.
-template <typename T>
 __global__ void __launch_bounds__(32 * kWarps)
-    bias_gradient_kernel(const __grid_constant__ WindowRows rows, const T* dscores,
-                         const int64_t pitch, float* dbias, const FastDiv parts) {
+    bias_gradient_kernel(const __grid_constant__ WindowRows rows, const float* dscores,
+                         float* dbias, const FastDiv parts) {
   __shared__ BiasRow known[kTokens];
   __shared__ float sums[kWarps][32];
   const Problem& problem = rows.problem;
@@ -35,8 +29,9 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int entry_of_bias = 32 * parts.split(which) + lane;
   const int size = static_cast<int>(problem.bias_size());
   const int64_t tokens = problem.query_tokens();
-  const T* own =
-      dscores + (which / problem.heads * tokens * problem.heads + which % problem.heads) * pitch;
+  const float* own =
+      dscores +
+      (which / problem.heads * tokens * problem.heads + which % problem.heads) * rows.slots;
 
   int at[kMaxRank], rest = entry_of_bias;
 #pragma unroll
@@ -70,7 +65,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a)
         sees = sees && row.visible[a].begin <= at[a] && at[a] < row.visible[a].end;
-      if (sees) sum += to_float(own[(begin + i) * problem.heads * pitch + (number + row.slot)]);
+      if (sees) sum += own[(begin + i) * problem.heads * rows.slots + (number + row.slot)];
     }
   }
   sums[warp][lane] = sum;
@@ -88,25 +83,14 @@ cudaError_t bias_gradient(const Backward& arguments, const float* dscores, cudaS
   const int64_t parts = (problem.bias_size() + 31) / 32;
   const int64_t ctas = parts * problem.batch * problem.heads;
   if (ctas > INT32_MAX) return cudaErrorInvalidValue;
-  return by_type(arguments.stored, [&](auto element) {
-    using T = decltype(element);
-    return ptx::launch(bias_gradient_kernel<T>, dim3(static_cast<unsigned>(ctas)),
-                       dim3(32 * kWarps), 0, stream, rows, reinterpret_cast<const T*>(dscores),
-                       rows.slots * static_cast<int64_t>(sizeof(float) / sizeof(T)),
-                       static_cast<float*>(arguments.dbias), FastDiv(static_cast<int>(parts)));
-  });
+  return ptx::launch(bias_gradient_kernel, dim3(static_cast<unsigned>(ctas)), dim3(32 * kWarps), 0,
+                     stream, rows, dscores, static_cast<float*>(arguments.dbias),
+                     FastDiv(static_cast<int>(parts)));
 }
 
 cudaError_t load_bias_gradient() {
-  for (Stored stored : {Stored::kFloat32, Stored::kBFloat16, Stored::kFloat16}) {
-    const cudaError_t status = by_type(stored, [](auto element) {
-      cudaFuncAttributes attributes;
-      return cudaFuncGetAttributes(&attributes,
-                                   ptx::address_of(&bias_gradient_kernel<decltype(element)>));
-    });
-    if (status != cudaSuccess) return status;
-  }
-  return cudaSuccess;
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, ptx::address_of(&bias_gradient_kernel));
 }
 
 }  // namespace jax_na::cuda

@@ -39,6 +39,11 @@ Problem with_features(Problem problem, int features) {
   return problem;
 }
 
+// Whether the gradient of the bias needs more exact cotangents of the scores than products do.
+bool keeps_unrounded(const Problem& problem, Stored stored) {
+  return problem.bias_batch > 0 && stored != Stored::kFloat32;
+}
+
 std::string check(const Problem& problem, Stored stored) {
   if (stored == Stored::kFloat64) return "the GEMM kernels do not take float64";
   constexpr int64_t kMost = INT32_MAX / 2;
@@ -116,8 +121,9 @@ std::string gemm_forward(const Forward& arguments, void* workspace, cudaStream_t
   return launches.wrong();
 }
 
-int64_t gemm_backward_workspace(const Problem& problem) {
-  return 2 * window_bytes(problem) + align(rows_of(problem) * static_cast<int64_t>(sizeof(float))) +
+int64_t gemm_backward_workspace(const Problem& problem, Stored stored) {
+  return (keeps_unrounded(problem, stored) ? 3 : 2) * window_bytes(problem) +
+         align(rows_of(problem) * static_cast<int64_t>(sizeof(float))) +
          align(additional_gradient_workspace(problem));
 }
 
@@ -132,6 +138,8 @@ std::string gemm_backward(const Backward& arguments, cudaStream_t stream) {
   };
   float* weights = take(window_bytes(problem));
   float* dscores = take(window_bytes(problem));
+  float* unrounded =
+      keeps_unrounded(problem, arguments.stored) ? take(window_bytes(problem)) : nullptr;
   float* delta = take(rows_of(problem) * static_cast<int64_t>(sizeof(float)));
   float* sums = take(additional_gradient_workspace(problem));
   const Problem of_keys = with_features(problem, problem.head_dim);
@@ -149,7 +157,7 @@ std::string gemm_backward(const Backward& arguments, cudaStream_t stream) {
   launches.scores({unscaled, arguments.dout, arguments.value, arguments.additional_values, nullptr,
                    origins, dscores});
   launches.other("softmax gradient", [&](cudaStream_t s) {
-    return softmax_gradient(arguments, weights, dscores, delta, s);
+    return softmax_gradient(arguments, weights, dscores, delta, unrounded, s);
   });
   launches.combine({of_keys, dscores, pitch, arguments.key, arguments.additional_keys, origins,
                     scale, arguments.dquery});
@@ -158,8 +166,9 @@ std::string gemm_backward(const Backward& arguments, cudaStream_t stream) {
   launches.inverse(
       {of_values, weights, pitch, arguments.dout, nullptr, origins, 1.f, arguments.dvalue});
   if (problem.bias_batch > 0)
-    launches.other("bias gradient",
-                   [&](cudaStream_t s) { return bias_gradient(arguments, dscores, s); });
+    launches.other("bias gradient", [&](cudaStream_t s) {
+      return bias_gradient(arguments, unrounded ? unrounded : dscores, s);
+    });
   if (problem.additional > 0)
     launches.other("additional gradient",
                    [&](cudaStream_t s) { return additional_gradient(arguments, delta, sums, s); });

@@ -58,7 +58,7 @@ struct Combination {
 // The workspaces hold the window-shaped tensors, and are aligned to 256 bytes. Each function
 // launches on `stream` without allocating or waiting, and returns an empty text or what is wrong.
 int64_t gemm_forward_workspace(const Problem& problem);
-int64_t gemm_backward_workspace(const Problem& problem);
+int64_t gemm_backward_workspace(const Problem& problem, Stored stored);
 std::string gemm_forward(const Forward& arguments, void* workspace, cudaStream_t stream);
 std::string gemm_backward(const Backward& arguments, cudaStream_t stream);
 

@@ -45,7 +45,7 @@ __device__ __forceinline__ void replace(float* const (&rows)[kTensors], int slot
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (!seen[i]) continue;
-      change(values[i]);
+      change(begin + 32 * i + lane, values[i]);
 #pragma unroll
       for (int k = 0; k < kTensors; ++k)
         reinterpret_cast<T*>(rows[k])[begin + 32 * i + lane] = T(values[i][k]);
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     const float log_sum = sum > 0.f ? all + log2f(sum) : -INFINITY;
     if (lane == 0) lse[row] = log_sum * kLn2;
     const float inverse = sum > 0.f ? 1.f / sum : 0.f;
-    replace<T, 1>({own}, rows.slots, lane, visible, [&](float (&value)[1]) {
+    replace<T, 1>({own}, rows.slots, lane, visible, [&](int, float (&value)[1]) {
       // Rounded as it was for the sum: of large scores a fused product would be another number.
       value[0] = sum > 0.f ? ptx::exp2(__fmul_rn(value[0], kLog2E) - all) * inverse : 0.f;
     });
@@ -93,9 +93,9 @@ __global__ void __launch_bounds__(32 * kWarps)
 // Grid as above.
 template <typename T>
 __global__ void __launch_bounds__(32 * kWarps)
-    softmax_gradient_kernel(const __grid_constant__ WindowRows rows, const T* out, const T* dout,
-                            const float* lse, const float* dlse, float* scores, float* dweights,
-                            float* delta) {
+    softmax_gradient_kernel(const __grid_constant__ WindowRows rows, const float* lse,
+                            const float* dlse, float* scores, float* dweights, float* delta,
+                            float* unrounded) {
   const Problem& problem = rows.problem;
   const int lane = threadIdx.x % 32;
   const int64_t tokens = problem.query_tokens();
@@ -104,22 +104,27 @@ __global__ void __launch_bounds__(32 * kWarps)
   const VisibleSlots visible(rows, static_cast<int>(token % tokens), lane);
   for (int head = 0; head < problem.heads; ++head) {
     const int64_t row = token * problem.heads + head;
-    float product = 0.f;
-    for (int i = lane; i < problem.value_dim; i += 32)
-      product = fmaf(to_float(out[row * problem.value_dim + i]),
-                     to_float(dout[row * problem.value_dim + i]), product);
-    const float of_row = warp_sum(product) - dlse[row];
-    if (lane == 0) delta[row] = of_row;
+    float* const own = scores + row * rows.slots;
+    float* const down = dweights + row * rows.slots;
     // A row that sees nothing has no weights.
     const float log_sum = lse[row] == -INFINITY ? INFINITY : lse[row] * kLog2E;
-    replace<T, 2>({scores + row * rows.slots, dweights + row * rows.slots}, rows.slots, lane,
-                  visible, [&](float (&value)[2]) {
-                    // It is 1 at most, whatever the rounding of large scores.
-                    const float exponent = fmaf(value[0], kLog2E, -log_sum);
-                    const float weight = ptx::exp2(exponent > 0.f ? 0.f : exponent);
-                    value[0] = weight;
-                    value[1] = weight * (value[1] - of_row);
-                  });
+    auto weight_of = [&](float score) {
+      // It is 1 at most, whatever the rounding of large scores.
+      const float exponent = fmaf(score, kLog2E, -log_sum);
+      return ptx::exp2(exponent > 0.f ? 0.f : exponent);
+    };
+    // The sum of dout * out, from weights that are not rounded yet, as those of `out` were.
+    float product = 0.f;
+#pragma unroll 2
+    for (int slot = lane; slot < rows.slots; slot += 32)
+      if (visible.holds(slot)) product = fmaf(weight_of(own[slot]), down[slot], product);
+    const float of_row = warp_sum(product) - dlse[row];
+    if (lane == 0) delta[row] = of_row;
+    replace<T, 2>({own, down}, rows.slots, lane, visible, [&](int slot, float (&value)[2]) {
+      value[0] = weight_of(value[0]);
+      value[1] = value[0] * (value[1] - of_row);
+      if (unrounded) unrounded[row * rows.slots + slot] = value[1];
+    });
   }
 }
 
@@ -141,16 +146,15 @@ cudaError_t softmax(const Forward& arguments, float* scores, cudaStream_t stream
 }
 
 cudaError_t softmax_gradient(const Backward& arguments, float* scores, float* dweights,
-                             float* delta, cudaStream_t stream) {
+                             float* delta, float* unrounded, cudaStream_t stream) {
   const Problem& problem = arguments.problem;
   const WindowRows rows(problem, arguments.origins);
   return by_type(arguments.stored, [&](auto element) {
     using T = decltype(element);
     return ptx::launch(softmax_gradient_kernel<T>, grid_of(problem), dim3(32 * kWarps), 0, stream,
-                       rows, static_cast<const T*>(arguments.out),
-                       static_cast<const T*>(arguments.dout),
-                       static_cast<const float*>(arguments.lse),
-                       static_cast<const float*>(arguments.dlse), scores, dweights, delta);
+                       rows, static_cast<const float*>(arguments.lse),
+                       static_cast<const float*>(arguments.dlse), scores, dweights, delta,
+                       unrounded);
   });
 }
 

@@ -15,11 +15,12 @@ cudaError_t softmax(const Forward& arguments, float* scores, cudaStream_t stream
 
 // Given the scores, and the cotangents of the weights, replaces those by the weights and these by
 // the cotangents of the scores, likewise. Writes delta = sum(dout * out) - dlse, [batch, tokens,
-// heads].
+// heads], and the cotangents of the scores as floats to `unrounded`, unless it is null.
 cudaError_t softmax_gradient(const Backward& arguments, float* scores, float* dweights,
-                             float* delta, cudaStream_t stream);
+                             float* delta, float* unrounded, cudaStream_t stream);
 
-// The gradient of the bias, from the cotangents of the scores that softmax_gradient left.
+// The gradient of the bias, from the cotangents of the scores that softmax_gradient left, as
+// floats: sums of rounded ones would be less exact than those of the other implementations.
 cudaError_t bias_gradient(const Backward& arguments, const float* dscores, cudaStream_t stream);
 
 // Loads the kernels.

@@ -208,8 +208,8 @@ struct HopperConsumer {
     return found;
   }
   // The factors that normalise the rows of the item in `slot`, and its log-sum-exps.
-  template <typename Softmax>
-  __device__ __forceinline__ void finish_sums(int slot, Softmax& softmax, float (&inverse)[2]) {
+  __device__ __forceinline__ void finish_sums(int slot, OnlineSoftmax& softmax,
+                                              float (&inverse)[2]) {
     const HopperItem& item = control.items[slot];
     float lse[2];
     softmax.finish(inverse, lse);

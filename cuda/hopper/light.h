@@ -7,7 +7,6 @@
 #pragma once
 
 #include "cuda/hopper/consumer.h"
-#include "cuda/hopper/trusting_softmax.h"
 
 namespace jax_na::cuda {
 
@@ -20,7 +19,7 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
   typename Consumer::Weights weights;
   uint32_t seen[2];
   while (c.begin_item()) {
-    TrustingSoftmax softmax;
+    OnlineSoftmax softmax;
     float shrink[2], inverse[2];
     c.wait_for_key();
     // The first tile that is needed; the last one is taken for it where none is.
@@ -37,7 +36,7 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
     c.release_key();
     c.hide(scores, seen);
     softmax.settle(scores, c.factor, shrink);
-    softmax.weigh(scores, c.factor);
+    softmax.template weigh<0, Consumer::kScores>(scores, c.factor);
     softmax.add();
     c.pack_weights(scores, weights);
     // The first tile is no round of the loop, which would have 14 % more instructions.
@@ -77,9 +76,9 @@ __device__ __forceinline__ void consume_light(HopperConsumer<Shape> c) {
           softmax.settle(scores, c.factor, shrink);
           shrink_results(out, shrink);
         }
-        const bool trusted = softmax.weigh(scores, c.factor);
+        softmax.template weigh<0, Consumer::kScores>(scores, c.factor);
         c.pack_weights(scores, weights);
-        if (trusted || sure) break;
+        if (softmax.trusts() || sure) break;
         c.repeat_scores(scores);
         c.look_at_columns(seen);
         c.hide(scores, seen);

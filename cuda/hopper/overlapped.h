@@ -28,12 +28,11 @@ __device__ __forceinline__ void consume_overlapped(HopperConsumer<Shape> c) {
   typename Consumer::Out out;
   typename Consumer::Weights weights;
   uint32_t seen[2];
-  const bool exists[2] = {c.exists(0), c.exists(1)};
 
   if (c.warpgroup == Shape::kWarpgroups - 1) pass_turn();
   // One round for all items where queries have two places, one for each where they have one.
   while (c.begin_item()) {
-    LazySoftmax softmax;
+    OnlineSoftmax softmax;
     float shrink[2], inverse[2];
     c.wait_for_key();
     c.issue_keys(scores);
@@ -42,8 +41,9 @@ __device__ __forceinline__ void consume_overlapped(HopperConsumer<Shape> c) {
     ptx::keep_here(scores);
     c.release_key();
     c.hide(scores, seen);
-    softmax.settle(scores, c.factor, exists, shrink);
+    softmax.settle(scores, c.factor, shrink);
     softmax.template weigh<0, kScores>(scores, c.factor);
+    softmax.add();
     c.pack_weights(scores, weights);
 
     bool begun = false;  // whether `out` holds something
@@ -71,16 +71,15 @@ __device__ __forceinline__ void consume_overlapped(HopperConsumer<Shape> c) {
       c.release_queries();
       ptx::wgmma_wait<1>();
       ptx::keep_here(scores);
-      c.release_key();
       c.hide(scores, seen);
       if (ends) {
         c.finish_sums(slot, softmax, inverse);
-        softmax = LazySoftmax();
+        softmax = OnlineSoftmax();
       }
-      const bool shrinks = softmax.settle(scores, c.factor, exists, shrink);
+      const bool sure = !softmax.settled;
+      if (sure) softmax.settle(scores, c.factor, shrink);
       softmax.template weigh<0, kEarly>(scores, c.factor);
       ptx::keep_here<0, kEarly>(scores);
-      ptx::keep_here(softmax.sum);
       // The values are long there; but a loop keeps the compiler from moving the next wait up.
       c.wait_for_value();
       ptx::wgmma_wait<0>();
@@ -89,11 +88,22 @@ __device__ __forceinline__ void consume_overlapped(HopperConsumer<Shape> c) {
       c.release_value();
       if (ends) {
         c.store_results(out, slot, buffer, inverse);
-      } else if (shrinks) {
+      } else if (sure) {
         shrink_results(out, shrink);
       }
       begun = !ends;
       softmax.template weigh<kEarly, kScores>(scores, c.factor);
+      if (!softmax.trusts() && !sure) {
+        // The warp makes its scores anew, of the keys, which are still there.
+        c.repeat_scores(scores);
+        c.look(seen);
+        c.hide(scores, seen);
+        softmax.settle(scores, c.factor, shrink);
+        shrink_results(out, shrink);
+        softmax.template weigh<0, kScores>(scores, c.factor);
+      }
+      softmax.add();
+      c.release_key();
       c.pack_weights(scores, weights);
     }
     c.wait_for_value();

@@ -71,8 +71,8 @@ struct HopperShape {
   static constexpr int kMostBelow = kBlock + 5;
 };
 
-// Tiles follow each other from this one on, along an axis, and end before it. Light consumers look
-// for maxima until every row has met something: where there are many tiles they begin in the
+// Tiles follow each other from this one on, along an axis, and end before it. Consumers look for
+// maxima until every row has met something: where there are many tiles light ones begin in the
 // middle, which most rows meet.
 template <typename Shape>
 __device__ __forceinline__ int first_tile(const HopperItem& item, int axis) {

@@ -1,4 +1,4 @@
-// The online softmax of a lane's two rows, with few corrections.
+// The online softmax of a lane's two rows that looks for no maxima, but where it has to.
 #pragma once
 
 #include <cmath>
@@ -8,22 +8,24 @@
 
 namespace jax_na::cuda {
 
-// Weights are exp2(factor * score - reference). The reference is a maximum of the row, but not
-// always the present one: it moves, and earlier results shrink, only when some row of the warp has
-// outgrown its own by kSlack. Until then weights are below 2^kSlack, which changes no rounding,
-// since what they are summed in and divided by has the same factor.
-struct LazySoftmax {
-  static constexpr float kSlack = 8.f;
+// Weights are exp2(factor * score - reference). The reference is a maximum of the row's scores up
+// to some tile. Tiles behind it are weighed with it as it is: a weight that is larger than one
+// changes no rounding, since what weights are summed in and divided by has the same factor. The sum
+// of a tile's weights, which is found anyway, shows when one of them may have become too large for
+// its type; then the scores are needed once more, and the reference moves.
+struct OnlineSoftmax {
+  static constexpr float kMost = 16384.f;  // of a lane's weights of a tile, in total: fits float16
 
-  float reference[2] = {-INFINITY, -INFINITY};
-  float sum[4] = {0.f, 0.f, 0.f, 0.f};  // of the lane's own even and odd columns, row by row
+  float minus[2] = {0.f, 0.f};  // the references, negative
+  float sum[2] = {0.f, 0.f};    // of the lane's own columns
+  bool settled = false;   // whether every row that exists has met something, in all lanes of a warp
+  float even[2], odd[2];  // the tile's part of the sums
 
-  // Moves the references to suit `scores`. Returns true where earlier results are to be multiplied
-  // by `shrink`, which all lanes of a warp agree on. `factor` is positive. Rows that do not exist
-  // hold anything and move nothing.
+  // Moves the references to the maxima of what was met up to `scores`; earlier results are to be
+  // multiplied by `shrink`. `factor` is positive.
   template <int kScores>
-  __device__ __forceinline__ bool settle(const float (&scores)[kScores], float factor,
-                                         const bool (&exists)[2], float (&shrink)[2]) {
+  __device__ __forceinline__ void settle(const float (&scores)[kScores], float factor,
+                                         float (&shrink)[2]) {
     float highest[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) highest[i] = scores[i];
@@ -32,50 +34,61 @@ struct LazySoftmax {
 #pragma unroll
       for (int i = 0; i < 4; ++i) highest[i] = fmaxf(highest[i], scores[n + i]);
     }
-    float top[2];
-    bool outgrown = false;
+    bool all = true;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      top[r] = __fmul_rn(fmaxf(highest[2 * r], highest[2 * r + 1]), factor);
-      outgrown = outgrown || (exists[r] && top[r] > reference[r] + kSlack);
-    }
-    if (!__any_sync(~0u, outgrown)) return false;
+      float next = __fmul_rn(fmaxf(highest[2 * r], highest[2 * r + 1]), factor);
+      // A row that has met something has a sum in some lane.
+      float before = sum[r] > 0.f ? -minus[r] : -INFINITY;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float next = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 1));
-      next = fmaxf(next, __shfl_xor_sync(~0u, next, 2));
-      next = fmaxf(next, reference[r]);
-      // A row that has seen nothing has nothing to shrink, and no difference of infinities.
-      shrink[r] = next == -INFINITY ? 1.f : ptx::exp2(reference[r] - next);
-      reference[r] = next;
-      sum[2 * r] *= shrink[r];
-      sum[2 * r + 1] *= shrink[r];
+      for (int lanes = 1; lanes <= 2; lanes *= 2) {
+        next = fmaxf(next, __shfl_xor_sync(~0u, next, lanes));
+        before = fmaxf(before, __shfl_xor_sync(~0u, before, lanes));
+      }
+      next = fmaxf(next, before);
+      shrink[r] = before == -INFINITY ? 1.f : ptx::exp2(before - next);
+      const bool meets = next != -INFINITY;
+      minus[r] = meets ? -next : 0.f;
+      sum[r] *= shrink[r];
+      all = all && meets;
     }
-    return true;
+    settled = !__any_sync(~0u, !all);
   }
 
-  // Replaces scores [kBegin, kEnd) by weights.
+  // Replaces scores [kBegin, kEnd) of a tile by weights; those before are weights already.
   template <int kBegin, int kEnd, int kScores>
   __device__ __forceinline__ void weigh(float (&scores)[kScores], float factor) {
-    float minus[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) minus[r] = reference[r] == -INFINITY ? 0.f : -reference[r];
 #pragma unroll
     for (int n = kBegin; n < kEnd; ++n) {
-      scores[n] = ptx::exp2(fmaf(scores[n], factor, minus[n / 2 % 2]));
-      sum[n % 4] += scores[n];
+      const int r = n / 2 % 2;
+      const float weight = ptx::exp2(fmaf(scores[n], factor, minus[r]));
+      float& part = n % 2 == 0 ? even[r] : odd[r];
+      part = n < 4 ? weight : part + weight;
+      scores[n] = weight;
     }
+  }
+  // Whether the tile's weights are to be trusted, of all rows of the warp.
+  __device__ __forceinline__ bool trusts() const {
+    bool trusted = true;
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+      trusted = trusted && even[r] + odd[r] <= kMost;  // what is no number is not
+    return !__any_sync(~0u, !trusted);
+  }
+  __device__ __forceinline__ void add() {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) sum[r] += even[r] + odd[r];
   }
 
   // Sums over the lanes of a row: the factors that normalise it, and its log-sum-exp.
   __device__ __forceinline__ void finish(float (&inverse)[2], float (&lse)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float all = sum[2 * r] + sum[2 * r + 1];
+      float all = sum[r];
       all += __shfl_xor_sync(~0u, all, 1);
       all += __shfl_xor_sync(~0u, all, 2);
       inverse[r] = all == 0.f ? 0.f : __fdividef(1.f, all);
-      lse[r] = all == 0.f ? -INFINITY : (reference[r] + log2f(all)) * 0.6931471805599453f;
+      lse[r] = all == 0.f ? -INFINITY : (log2f(all) - minus[r]) * 0.6931471805599453f;
     }
   }
 };

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include "core/problem.h"
 #include "cuda/ptx/shared_words.h"
 #include "cuda/tile/element.h"
 #include "cuda/tile/rows.h"
@@ -43,6 +45,28 @@ __device__ __forceinline__ void store_rows(const float (&values)[kHeadDim / 8][4
       *reinterpret_cast<uint4*>(to + static_cast<int64_t>(token) * stride + chunk * R::kPerChunk) =
           words;
     }
+  }
+}
+
+// Writes the results of a warp's fragments, which `finish(m, inverse, lse)` normalises, and the
+// log-sum-exps of their rows; `to` and `lses` are where those of the first token would be.
+template <typename T, int kHeadDim, int kRowTiles, typename Finish>
+__device__ __forceinline__ void store_results(const Problem& problem,
+                                              const float (&out)[kRowTiles][kHeadDim / 8][4],
+                                              uint32_t staging, const RowWork* rows, T* to,
+                                              float* lses, int lane, Finish finish) {
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+    float inverse[2], lse[2];
+    finish(m, inverse, lse);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int token = rows[16 * m + 8 * r + lane / 4].token;
+      if (lane % 4 == 0 && token >= 0) lses[static_cast<int64_t>(token) * problem.heads] = lse[r];
+    }
+    store_rows<T, kHeadDim>(out[m], inverse, staging + 16 * m * Rows<T, kHeadDim>::kBytes,
+                            rows + 16 * m, to, problem.heads * problem.value_dim, problem.value_dim,
+                            lane);
   }
 }
 

@@ -88,9 +88,10 @@ struct Stages {
   JAX_NA_INLINE StageOrigin origin(const Sweep& sweep, int stage) const {
     StageOrigin origin{{begin[0], begin[1], begin[2]}};
     if (windows > 1) {
-      origin.at[2] += stage % count[2] * sweep.stage[2];
-      origin.at[1] += stage / count[2] % count[1] * sweep.stage[1];
-      origin.at[0] += stage / (count[2] * count[1]) * sweep.stage[0];
+      const int line = stage / count[2], plane = line / count[1];
+      origin.at[2] += (stage - line * count[2]) * sweep.stage[2];
+      origin.at[1] += (line - plane * count[1]) * sweep.stage[1];
+      origin.at[0] += plane * sweep.stage[0];
     }
     return origin;
   }

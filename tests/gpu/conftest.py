@@ -4,20 +4,18 @@ CONTRIBUTING.md says how to run them on many cores.
 """
 
 import collections
-import datetime
-import importlib.metadata
 import json
-import os
 import pathlib
-import subprocess
 import sys
 
 import jax
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # problems.py, shared with the CPU tests
-
 ROOT = pathlib.Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]  # problems.py, shared with CPU tests; benchmarks
+
+from benchmarks.gpu.record import environment  # noqa: E402
+
 RANDOM_PROBLEMS = 60
 
 _rows: list[dict] = []
@@ -71,14 +69,8 @@ def pytest_sessionfinish(session):
     path = session.config.getoption("--report", None)
     if not path or not _rows or hasattr(session.config, "workerinput"):
         return
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     report = {
-        "device": jax.devices()[0].device_kind,
-        "date": datetime.date.today().isoformat(),
-        "commit": os.environ.get("COMMIT") or found.stdout.strip() or "unknown",
-        "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "numpy")},
+        **environment(),
         "outcomes": dict(_outcomes),
         "failed": _failed,
         "slowest_s": {

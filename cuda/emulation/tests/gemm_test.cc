@@ -27,7 +27,9 @@ std::string forward_in_workspace(const Forward& arguments) {
 
 const Implementation kGemm = {forward_in_workspace,
                               [](const Backward& b) { return cuda::gemm_backward(b, nullptr); },
-                              cuda::gemm_backward_workspace};
+                              [](const Problem& p) {  // enough for every type
+                                return cuda::gemm_backward_workspace(p, Stored::kBFloat16);
+                              }};
 
 // Chooses a device, or device 0 where some kernel needs more shared memory than it has.
 template <typename T>
