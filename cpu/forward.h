@@ -10,7 +10,7 @@
 
 #include "cpu/bias.h"
 #include "cpu/kernels.h"
-#include "cpu/tile.h"
+#include "cpu/meeting.h"
 
 namespace jax_na::JAX_NA_ISA {
 
@@ -51,7 +51,7 @@ template <typename T, int M>
 JAX_NA_INLINE void add_bias(const Meeting<T, M>& meeting, const BiasTable& table, const T* bias,
                             int dx, T* scores) {
   for (int line = 0; line < meeting.line_count; ++line) {
-    const T* from = bias + table.at(meeting.lines[line].dz, meeting.lines[line].dy, dx);
+    const T* from = bias + table.at(meeting.distances[line].dz, meeting.distances[line].dy, dx);
     for (int s = 0; s < meeting.per_line; ++s, from += kLanes<T>, scores += M * kLanes<T>)
       for (int m = 0; m < M; ++m)
         store(scores + m * kLanes<T>, load(scores + m * kLanes<T>) + load(from - m));
@@ -121,7 +121,7 @@ struct ForwardScratch {
   T* values;  // one chunk, rows
   T* scores;
   T* bias;  // [heads of the group]
-  Meeting<T, M> meeting;
+  Batch<T, M> batch;
   Tile tile;
   int64_t bytes;
 
@@ -137,10 +137,10 @@ struct ForwardScratch {
     total = arena.take<T>(groups * M);
     keys = arena.take<T>(tokens * p.head_dim);
     values = arena.take<T>(tokens * width);
-    scores = arena.take<T>((tokens + kLanes<T>)*M);
+    scores = arena.take<T>(Batch<T, M>::most_scores(plan));
     bias =
         arena.take<T>(p.bias_batch > 0 ? BiasTable::of(p, M, kLanes<T>).elements() * p.group() : 0);
-    take_meeting(arena, plan, meeting);
+    take_batch(arena, plan, batch);
     take_tile(arena, plan, tile);
     bytes = arena.used();
   }
@@ -182,29 +182,29 @@ void forward_tile(const ForwardArgs& args, const Codec<T>& codec, int64_t task, 
 
   auto stream = [&](const Chunk& chunk, const Tensor& key, const Tensor& value, int pitch) {
     pack_transposed(codec, tile, chunk, key, tile.kv_head, T(1), scratch.keys, pitch);
-    const bool finite =
-        pack_rows(codec, tile, chunk, value, tile.kv_head, T(1), scratch.values, pitch, width);
-    for (int z = 0, group = 0; z < tile.axes[0].count; ++z) {
-      for (int y = 0; y < tile.axes[1].count; ++y) {
-        for (int x = 0; x < across; ++x, ++group) {
-          if (!meet(tile, chunk, z, y, x * M, scratch.meeting)) continue;
-          const Meeting<T, M>& meeting = scratch.meeting;
-          for (int h = 0; h < heads; ++h) {
-            int64_t row = (static_cast<int64_t>(h) * groups + group) * M;
-            scores_of<T, M>(scratch.query + row * p.head_dim, scratch.keys, pitch, p.head_dim,
-                            meeting.strips, meeting.count(), scratch.scores);
-            if (biased && !chunk.additional)
-              add_bias(meeting, table, scratch.bias + h * table.elements(),
-                       meeting.column - (tile.axes[2].begin + x * M), scratch.scores);
-            T* sums[M];
-            for (int m = 0; m < M; ++m) sums[m] = scratch.sums + (row + m) * width;
-            softmax_step(meeting, scratch.scores, scratch.top + row, scratch.total + row, sums,
-                         width);
-            accumulate_met(meeting, finite, scratch.scores, scratch.values, pitch, width, sums);
-          }
+    pack_rows(codec, tile, chunk, value, tile.kv_head, T(1), scratch.values, pitch, width);
+    const Batch<T, M>& batch = scratch.batch;
+    auto scores = [&](int i) { return scratch.scores + batch[i].scores; };
+    for_each_batch(tile, chunk, scratch.batch, [&] {
+      for (int h = 0; h < heads; ++h) {
+        auto row = [&](int i) { return (static_cast<int64_t>(h) * groups + batch[i].group) * M; };
+        T* sums[Batch<T, M>::kMost][M];
+        for (int i = 0; i < batch.count; ++i) {
+          for (int m = 0; m < M; ++m) sums[i][m] = scratch.sums + (row(i) + m) * width;
+          scores_of<T, M>(scratch.query + row(i) * p.head_dim, scratch.keys, pitch, p.head_dim,
+                          batch[i].strips, batch[i].count(), scores(i));
         }
+        for (int i = 0; i < batch.count; ++i) {
+          if (biased && !chunk.additional)
+            add_bias(batch[i], table, scratch.bias + h * table.elements(),
+                     batch[i].column - (tile.axes[2].begin + batch.x), scores(i));
+          softmax_step(batch[i], scores(i), scratch.top + row(i), scratch.total + row(i), sums[i],
+                       width);
+        }
+        for (int i = 0; i < batch.count; ++i)
+          accumulate_met(batch[i], scores(i), scratch.values, pitch, width, sums[i]);
       }
-    }
+    });
   };
   const Tensor key = key_tensor(p, args.key, p.head_dim, codec.bytes);
   const Tensor value = key_tensor(p, args.value, p.value_dim, codec.bytes);
@@ -218,26 +218,18 @@ void forward_tile(const ForwardArgs& args, const Codec<T>& codec, int64_t task, 
 
   const Tensor out = query_tensor(p, args.out, p.value_dim, codec.bytes);
   const Tensor lse = query_tensor(p, args.lse, 1, sizeof(T));
+  const Codec<T> plain = codec_of<T>();
+  const T one = 1;
+  for (int64_t row = 0; row < rows; ++row) {  // top becomes the LSE, total the factor of a row
+    const T total = scratch.total[row];
+    scratch.top[row] = (scratch.top[row] + std::log2(total)) * static_cast<T>(kLn2);
+    scratch.total[row] = total == 0 ? T(0) : 1 / total;  // sees nothing: out 0, LSE -inf
+  }
   for (int h = 0; h < heads; ++h) {
-    for (int z = 0; z < tile.axes[0].count; ++z) {
-      for (int y = 0; y < tile.axes[1].count; ++y) {
-        for (int x = 0; x < tile.axes[2].count; ++x) {
-          int64_t row =
-              ((static_cast<int64_t>(h) * tile.axes[0].count + z) * tile.axes[1].count + y) *
-                  across * M +
-              x;
-          int tz = tile.axes[0].stationary_token(z), ty = tile.axes[1].stationary_token(y);
-          int tx = tile.axes[2].stationary_token(x);
-          T total = scratch.total[row];
-          T scale = total == 0 ? T(0) : 1 / total;  // a row that sees nothing: out 0, LSE -inf
-          codec.store_row(scratch.sums + row * width, p.value_dim, scale,
-                          const_cast<std::byte*>(out.at(tile.batch, tz, ty, tx, first_head + h)));
-          T log_sum = (scratch.top[row] + std::log2(total)) * static_cast<T>(kLn2);
-          std::memcpy(const_cast<std::byte*>(lse.at(tile.batch, tz, ty, tx, first_head + h)),
-                      &log_sum, sizeof(T));
-        }
-      }
-    }
+    const int64_t row = static_cast<int64_t>(h) * groups * M;
+    store_own_rows(codec, tile, out, first_head + h, M, scratch.sums + row * width, width,
+                   scratch.total + row, 1);
+    store_own_rows(plain, tile, lse, first_head + h, M, scratch.top + row, 1, &one, 0);
   }
 }
 

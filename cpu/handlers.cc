@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cpu/kernels.h"
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
 #include "ffi/arguments.h"
 #include "ffi/bindings.h"
@@ -68,6 +69,7 @@ Error forward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer va
     return e;
   if (lse->element_count() == 0) return Error::Success();
 
+  prefer_huge_pages(out->untyped_data(), static_cast<int64_t>(out->size_bytes()));
   return guarded([&] {
     Plan plan = make_cpu_plan(problem, Pass::kForward, lanes(stored), element_bytes(stored));
     ForwardArgs args{&problem,
@@ -106,6 +108,8 @@ Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer v
     return Error::Success();
   }
 
+  for (Result* result : {&dquery, &dkey, &dvalue})
+    prefer_huge_pages((*result)->untyped_data(), static_cast<int64_t>((*result)->size_bytes()));
   return guarded([&] {
     Plan by_query = make_cpu_plan(p, Pass::kQueryGradient, lanes(stored), element_bytes(stored));
     Plan by_key = make_cpu_plan(p, Pass::kKeyGradient, lanes(stored), element_bytes(stored));

@@ -40,16 +40,12 @@ struct Table {
             }};
   }
   static Kernel<BackwardArgs> delta() {
-    return {[](const BackwardArgs& a) {
-              return a.problem->batch * a.problem->axes[0].query_count *
-                     a.problem->axes[1].query_count;
-            },
-            [](const BackwardArgs& a) {
-              return int64_t{2} * a.problem->value_dim * static_cast<int64_t>(sizeof(T));
-            },
-            [](const BackwardArgs& a, int64_t task, std::byte* scratch) {
-              delta_line<T>(a, kCodec, task, scratch);
-            }};
+    return {
+        [](const BackwardArgs& a) {
+          return a.problem->batch * a.problem->axes[0].query_count * a.problem->axes[1].query_count;
+        },
+        [](const BackwardArgs&) { return kLine; },
+        [](const BackwardArgs& a, int64_t task, std::byte*) { delta_line<T>(a, kCodec, task); }};
   }
   static Kernel<BackwardArgs> query_gradient() {
     return {[](const BackwardArgs& a) { return a.parts * a.problem->batch * a.problem->kv_heads; },

@@ -20,7 +20,7 @@ struct KeyGradientScratch {
   T* scores;
   T* dweights;
   T* bias;
-  Meeting<T, M> meeting;
+  Batch<T, M> batch;
   Tile tile;
   int64_t bytes;
 
@@ -39,10 +39,10 @@ struct KeyGradientScratch {
     dout_rows = arena.take<T>(tokens * value_width);
     lse2 = arena.take<T>(tokens);
     delta = arena.take<T>(tokens);
-    scores = arena.take<T>((tokens + kLanes<T>)*M);
-    dweights = arena.take<T>((tokens + kLanes<T>)*M);
+    scores = arena.take<T>(Batch<T, M>::most_scores(plan));
+    dweights = arena.take<T>(Batch<T, M>::most_scores(plan));
     bias = arena.take<T>(p.bias_batch > 0 ? BiasTable::of(p, M, kLanes<T>).elements() : 0);
-    take_meeting(arena, plan, meeting);
+    take_batch(arena, plan, batch);
     take_tile(arena, plan, tile);
     bytes = arena.used();
   }
@@ -85,60 +85,48 @@ void key_gradient_tile(const BackwardArgs& args, const Codec<T>& codec, int64_t 
                 scratch.bias);
     for_each_grid_chunk(plan, tile, [&](const Chunk& chunk) {
       const T scale2 = static_cast<T>(p.scale * kLog2E);
-      pack_transposed(codec, tile, chunk, query, head, scale2, scratch.queries, pitch);
-      pack_transposed(codec, tile, chunk, dout, head, T(1), scratch.douts, pitch);
-      const bool queries_finite =
-          pack_rows(codec, tile, chunk, query, head, scale2, scratch.query_rows, pitch, key_width);
-      const bool douts_finite =
-          pack_rows(codec, tile, chunk, dout, head, T(1), scratch.dout_rows, pitch, value_width);
+      pack_both(codec, tile, chunk, query, head, scale2, scratch.queries, scratch.query_rows, pitch,
+                key_width);
+      pack_both(codec, tile, chunk, dout, head, T(1), scratch.douts, scratch.dout_rows, pitch,
+                value_width);
       pack_transposed(plain, tile, chunk, lse, head, static_cast<T>(kLog2E), scratch.lse2, pitch);
       pack_transposed(plain, tile, chunk, delta, head, T(1), scratch.delta, pitch);
-      for (int z = 0, group = 0; z < tile.axes[0].count; ++z) {
-        for (int y = 0; y < tile.axes[1].count; ++y) {
-          for (int x = 0; x < across; ++x, ++group) {
-            if (!meet(tile, chunk, z, y, x * M, scratch.meeting)) continue;
-            const Meeting<T, M>& meeting = scratch.meeting;
-            int64_t row = static_cast<int64_t>(group) * M;
-            scores_of<T, M>(scratch.key + row * p.head_dim, scratch.queries, pitch, p.head_dim,
-                            meeting.strips, meeting.count(), scratch.scores);
-            scores_of<T, M>(scratch.value + row * p.value_dim, scratch.douts, pitch, p.value_dim,
-                            meeting.strips, meeting.count(), scratch.dweights);
-            if (biased)
-              add_bias(meeting, table, scratch.bias, meeting.column - (tile.axes[2].begin + x * M),
-                       scratch.scores);
-            gradient_by_lane(meeting, scratch.scores, scratch.dweights, scratch.lse2, scratch.delta,
-                             pitch);
-            T* dkey[M];
-            T* dvalue[M];
-            for (int m = 0; m < M; ++m) {
-              dkey[m] = scratch.dkey + (row + m) * key_width;
-              dvalue[m] = scratch.dvalue + (row + m) * value_width;
-            }
-            accumulate_met(meeting, douts_finite, scratch.scores, scratch.dout_rows, pitch,
-                           value_width, dvalue);
-            accumulate_met(meeting, queries_finite, scratch.dweights, scratch.query_rows, pitch,
-                           key_width, dkey);
-          }
+      const Batch<T, M>& batch = scratch.batch;
+      for_each_batch(tile, chunk, scratch.batch, [&] {
+        auto row = [&](int i) { return static_cast<int64_t>(batch[i].group) * M; };
+        auto scores = [&](int i) { return scratch.scores + batch[i].scores; };
+        auto dweights = [&](int i) { return scratch.dweights + batch[i].scores; };
+        for (int i = 0; i < batch.count; ++i)
+          scores_of<T, M>(scratch.key + row(i) * p.head_dim, scratch.queries, pitch, p.head_dim,
+                          batch[i].strips, batch[i].count(), scores(i));
+        for (int i = 0; i < batch.count; ++i)
+          scores_of<T, M>(scratch.value + row(i) * p.value_dim, scratch.douts, pitch, p.value_dim,
+                          batch[i].strips, batch[i].count(), dweights(i));
+        for (int i = 0; i < batch.count; ++i) {
+          if (biased)
+            add_bias(batch[i], table, scratch.bias,
+                     batch[i].column - (tile.axes[2].begin + batch.x), scores(i));
+          gradient_by_lane(batch[i], scores(i), dweights(i), scratch.lse2, scratch.delta, pitch);
         }
-      }
+        auto add = [&](const T* weights, const T* from, T* to, int width) {
+          for (int i = 0; i < batch.count; ++i) {
+            T* sums[M];
+            for (int m = 0; m < M; ++m) sums[m] = to + (row(i) + m) * width;
+            accumulate_met(batch[i], weights + batch[i].scores, from, pitch, width, sums);
+          }
+        };
+        add(scratch.scores, scratch.dout_rows, scratch.dvalue, value_width);
+        add(scratch.dweights, scratch.query_rows, scratch.dkey, key_width);
+      });
     });
   }
 
   const Tensor to_key = key_tensor(p, args.dkey, p.head_dim, codec.bytes);
   const Tensor to_value = key_tensor(p, args.dvalue, p.value_dim, codec.bytes);
-  for (int z = 0; z < tile.axes[0].count; ++z) {
-    for (int y = 0; y < tile.axes[1].count; ++y) {
-      for (int x = 0; x < tile.axes[2].count; ++x) {
-        int64_t row = (static_cast<int64_t>(z) * tile.axes[1].count + y) * across * M + x;
-        int tz = tile.axes[0].stationary_token(z), ty = tile.axes[1].stationary_token(y);
-        int tx = tile.axes[2].stationary_token(x);
-        codec.store_row(scratch.dkey + row * key_width, p.head_dim, static_cast<T>(kLn2),
-                        const_cast<std::byte*>(to_key.at(tile.batch, tz, ty, tx, tile.kv_head)));
-        codec.store_row(scratch.dvalue + row * value_width, p.value_dim, T(1),
-                        const_cast<std::byte*>(to_value.at(tile.batch, tz, ty, tx, tile.kv_head)));
-      }
-    }
-  }
+  // The queries were packed times scale * log2(e), so that their sums need only the ln(2).
+  const T ln2 = static_cast<T>(kLn2), one = 1;
+  store_own_rows(codec, tile, to_key, tile.kv_head, M, scratch.dkey, key_width, &ln2, 0);
+  store_own_rows(codec, tile, to_value, tile.kv_head, M, scratch.dvalue, value_width, &one, 0);
 }
 
 }  // namespace jax_na::JAX_NA_ISA

@@ -14,15 +14,19 @@ struct Codec {
   // >= count tokens of each feature may be overwritten.
   void (*transpose)(const void* from, int64_t token_stride, int count, int room, int depth,
                     T factor, T* to, int pitch);
-  // The same for the few tokens of a register group: pitch is `rows`, and tokens from `count` on
-  // become zero.
+  // The same for `rows` tokens at a time, as register groups: to[(i / rows * depth + d) * rows +
+  // i % rows]. The tokens that the last group lacks become zero.
   void (*interleave)(const void* from, int64_t token_stride, int count, int rows, int depth,
                      T factor, T* to);
   // to[i * pitch + d] = factor * from[i * token_stride + d]; zero for depth <= d < pitch.
   void (*rows)(const void* from, int64_t token_stride, int count, int depth, T factor, T* to,
                int pitch);
-  // to[d] = factor * from[d] for d < depth.
-  void (*store_row)(const T* from, int depth, T factor, void* to);
+  // to[i * token_stride + d] = factors[i * factor_step] * from[i * pitch + d] for i < count, d <
+  // depth.
+  void (*store_rows)(const T* from, int pitch, int count, int depth, const T* factors,
+                     int factor_step, void* to, int64_t token_stride);
+  // sums[i] = sum over d < depth of a[i * depth + d] * b[i * depth + d], for i < count.
+  void (*dots)(const void* a, const void* b, int64_t count, int depth, T* sums);
   int64_t bytes;  // of a stored element
 };
 
@@ -57,7 +61,7 @@ JAX_NA_INLINE void transpose_block(Vec<double> (&v)[4]) {
   }
 }
 
-// One vector of stored elements in the compute type.
+// One vector of stored elements, from and to the compute type.
 template <typename Stored>
 JAX_NA_INLINE Vec<Compute<Stored>> load_stored(const Stored* from) {
   using T = Compute<Stored>;
@@ -71,6 +75,16 @@ JAX_NA_INLINE Vec<Compute<Stored>> load_stored(const Stored* from) {
 }
 
 template <typename Stored>
+JAX_NA_INLINE void store_stored(Vec<Compute<Stored>> value, Stored* to) {
+  using T = Compute<Stored>;
+  if constexpr (sizeof(Stored) == sizeof(T)) {
+    store(to, value);
+  } else {
+    for (int i = 0; i < kLanes<T>; ++i) from_compute(value[i], to[i]);
+  }
+}
+
+template <typename Stored>
 void transpose(const void* from_bytes, int64_t token_stride, int count, int room, int depth,
                Compute<Stored> factor, Compute<Stored>* __restrict to, int pitch) {
   using T = Compute<Stored>;
@@ -80,10 +94,11 @@ void transpose(const void* from_bytes, int64_t token_stride, int count, int room
   for (int i = 0; i < count; i += kBlock) {
     // A last, ragged block repeats its last token where there is room for it.
     bool whole = i + kBlock <= room;
+    const Stored* token[kBlock];
+    for (int j = 0; j < kBlock; ++j) token[j] = from + min_of(i + j, count - 1) * token_stride;
     for (int d = 0; whole && d < whole_depth; d += kBlock) {
       Vec<T> block[kBlock];
-      for (int j = 0; j < kBlock; ++j)
-        block[j] = factor * load_stored(from + min_of(i + j, count - 1) * token_stride + d);
+      for (int j = 0; j < kBlock; ++j) block[j] = factor * load_stored(token[j] + d);
       transpose_block(block);
       for (int j = 0; j < kBlock; ++j)
         store(to + static_cast<int64_t>(d + j) * pitch + i, block[j]);
@@ -136,36 +151,73 @@ JAX_NA_INLINE void interleave_rows(const Stored* __restrict from, int64_t token_
       to[d * M + m] = m < count ? factor * to_compute(from[m * token_stride + d]) : T(0);
 }
 
+template <typename Stored, int M>
+JAX_NA_INLINE void interleave_groups(const Stored* __restrict from, int64_t token_stride, int count,
+                                     int depth, Compute<Stored> factor,
+                                     Compute<Stored>* __restrict to) {
+  int i = 0;
+  for (; i + M <= count; i += M, from += M * token_stride, to += static_cast<int64_t>(M) * depth)
+    interleave_rows<Stored, M>(from, token_stride, M, depth, factor, to);
+  if (i < count) interleave_rows<Stored, M>(from, token_stride, count - i, depth, factor, to);
+}
+
 template <typename Stored>
 void interleave(const void* from, int64_t token_stride, int count, int rows, int depth,
                 Compute<Stored> factor, Compute<Stored>* to) {
   if (rows == 2)
-    return interleave_rows<Stored, 2>(static_cast<const Stored*>(from), token_stride, count, depth,
+    return interleave_groups<Stored, 2>(static_cast<const Stored*>(from), token_stride, count,
+                                        depth, factor, to);
+  return interleave_groups<Stored, 4>(static_cast<const Stored*>(from), token_stride, count, depth,
                                       factor, to);
-  return interleave_rows<Stored, 4>(static_cast<const Stored*>(from), token_stride, count, depth,
-                                    factor, to);
 }
 
 template <typename Stored>
 void rows(const void* from_bytes, int64_t token_stride, int count, int depth,
           Compute<Stored> factor, Compute<Stored>* __restrict to, int pitch) {
+  using T = Compute<Stored>;
   const Stored* __restrict from = static_cast<const Stored*>(from_bytes);
   for (int i = 0; i < count; ++i, from += token_stride, to += pitch) {
-    for (int d = 0; d < depth; ++d) to[d] = factor * to_compute(from[d]);
-    for (int d = depth; d < pitch; ++d) to[d] = 0;
+    int d = 0;
+    for (; d + kLanes<T> <= depth; d += kLanes<T>) store(to + d, factor * load_stored(from + d));
+    for (; d < depth; ++d) to[d] = factor * to_compute(from[d]);
+    for (; d < pitch; ++d) to[d] = 0;
   }
 }
 
 template <typename Stored>
-void store_row(const Compute<Stored>* __restrict from, int depth, Compute<Stored> factor,
-               void* to_bytes) {
+void store_rows(const Compute<Stored>* __restrict from, int pitch, int count, int depth,
+                const Compute<Stored>* factors, int factor_step, void* to_bytes,
+                int64_t token_stride) {
+  using T = Compute<Stored>;
   Stored* __restrict to = static_cast<Stored*>(to_bytes);
-  for (int d = 0; d < depth; ++d) from_compute(factor * from[d], to[d]);
+  for (int i = 0; i < count; ++i, from += pitch, to += token_stride, factors += factor_step) {
+    const T factor = *factors;
+    int d = 0;
+    for (; d + kLanes<T> <= depth; d += kLanes<T>) store_stored(factor * load(from + d), to + d);
+    for (; d < depth; ++d) from_compute(factor * from[d], to[d]);
+  }
+}
+
+template <typename Stored>
+void dots(const void* a_bytes, const void* b_bytes, int64_t count, int depth,
+          Compute<Stored>* __restrict sums) {
+  using T = Compute<Stored>;
+  const Stored* __restrict a = static_cast<const Stored*>(a_bytes);
+  const Stored* __restrict b = static_cast<const Stored*>(b_bytes);
+  for (int64_t i = 0; i < count; ++i, a += depth, b += depth) {
+    Vec<T> lanes{};
+    int d = 0;
+    for (; d + kLanes<T> <= depth; d += kLanes<T>) lanes += load_stored(a + d) * load_stored(b + d);
+    T sum = horizontal_sum<T>(lanes);
+    for (; d < depth; ++d) sum += to_compute(a[d]) * to_compute(b[d]);
+    sums[i] = sum;
+  }
 }
 
 template <typename Stored>
 constexpr Codec<Compute<Stored>> codec_of() {
-  return {transpose<Stored>, interleave<Stored>, rows<Stored>, store_row<Stored>, sizeof(Stored)};
+  return {transpose<Stored>,  interleave<Stored>, rows<Stored>,
+          store_rows<Stored>, dots<Stored>,       sizeof(Stored)};
 }
 
 }  // namespace jax_na::JAX_NA_ISA

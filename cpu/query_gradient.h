@@ -12,7 +12,7 @@ template <typename T, int M>
 JAX_NA_INLINE void gather_bias(const Meeting<T, M>& meeting, const BiasTable& table,
                                const T* gradient, int dx, T* bias) {
   for (int line = 0; line < meeting.line_count; ++line) {
-    T* to = bias + table.at(meeting.lines[line].dz, meeting.lines[line].dy, dx);
+    T* to = bias + table.at(meeting.distances[line].dz, meeting.distances[line].dy, dx);
     for (int s = 0; s < meeting.per_line; ++s, to += kLanes<T>)
       for (int m = 0; m < M; ++m, gradient += kLanes<T>)
         store(to - m, load(to - m) + load(gradient));
@@ -40,7 +40,7 @@ struct QueryGradientScratch {
   T* dout_rows;
   T* bias;   // [heads of the group]
   T* dbias;  // [heads of the group]
-  Meeting<T, M> meeting;
+  Batch<T, M> batch;
   Tile tile;
   int64_t bytes;
 
@@ -59,13 +59,13 @@ struct QueryGradientScratch {
     keys = arena.take<T>(tokens * p.head_dim);
     values = arena.take<T>(tokens * p.value_dim);
     key_rows = arena.take<T>(tokens * key_width);
-    scores = arena.take<T>((tokens + kLanes<T>)*M);
-    dweights = arena.take<T>((tokens + kLanes<T>)*M);
+    scores = arena.take<T>(Batch<T, M>::most_scores(plan));
+    dweights = arena.take<T>(Batch<T, M>::most_scores(plan));
     query_rows = arena.take<T>(static_cast<int64_t>(M) * key_width);
     dout_rows = arena.take<T>(static_cast<int64_t>(M) * value_width);
     bias = arena.take<T>(table);
     dbias = arena.take<T>(table);
-    take_meeting(arena, plan, meeting);
+    take_batch(arena, plan, batch);
     take_tile(arena, plan, tile);
     bytes = arena.used();
   }
@@ -104,104 +104,86 @@ void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_
   const Tensor query = query_tensor(p, args.query, p.head_dim, codec.bytes);
   const Tensor dout = query_tensor(p, args.dout, p.value_dim, codec.bytes);
   const Tensor dquery = query_tensor(p, args.dquery, p.head_dim, codec.bytes);
-  const Tensor row_values =
-      query_tensor(p, nullptr, 1, 1);  // index of a [batch, tokens, heads] array
+  const Tensor lse = query_tensor(p, args.lse, 1, sizeof(T));
+  const Tensor delta = query_tensor(p, args.delta, 1, sizeof(T));
+  const Codec<T> plain = codec_of<T>();
   const Interval tiles = part_of(plan.tiles(), args.parts, part);
   for (int index = tiles.begin; index < tiles.end; ++index) {
     set_tile(p, plan, index, tile);
     const int across = (tile.axes[2].count + M - 1) / M;
     const int groups = tile.axes[0].count * tile.axes[1].count * across;
 
-    // Calls visit(head of the group, row of the scratch arrays, z, y, x) for every query of the
-    // tile.
-    auto for_each_row = [&](auto visit) {
-      for (int h = 0; h < heads; ++h)
-        for (int z = 0; z < tile.axes[0].count; ++z)
-          for (int y = 0; y < tile.axes[1].count; ++y)
-            for (int x = 0; x < tile.axes[2].count; ++x)
-              visit(h,
-                    ((static_cast<int64_t>(h) * tile.axes[0].count + z) * tile.axes[1].count + y) *
-                            across * M +
-                        x,
-                    tile.axes[0].stationary_token(z), tile.axes[1].stationary_token(y),
-                    tile.axes[2].stationary_token(x));
-    };
     for (int h = 0; h < heads; ++h) {
       int64_t row = static_cast<int64_t>(h) * groups * M;
       pack_groups(codec, tile, query, first_head + h, static_cast<T>(p.scale * kLog2E), M,
                   scratch.query + row * p.head_dim);
       pack_groups(codec, tile, dout, first_head + h, T(1), M, scratch.dout + row * p.value_dim);
+      pack_groups(plain, tile, lse, first_head + h, static_cast<T>(kLog2E), M, scratch.lse2 + row);
+      pack_groups(plain, tile, delta, first_head + h, T(1), M, scratch.delta + row);
     }
     const int64_t rows = static_cast<int64_t>(heads) * groups * M;
     for (int64_t i = 0; i < rows * key_width; ++i) scratch.sums[i] = 0;
-    for (int64_t i = 0; i < rows; ++i) scratch.lse2[i] = scratch.delta[i] = 0;
-    for_each_row([&](int h, int64_t row, int z, int y, int x) {
-      int64_t at = row_values.at(tile.batch, z, y, x, first_head + h) - row_values.base;
-      scratch.lse2[row] = static_cast<const T*>(args.lse)[at] * static_cast<T>(kLog2E);
-      scratch.delta[row] = static_cast<const T*>(args.delta)[at];
-    });
 
     auto stream = [&](const Chunk& chunk, const Tensor& key, const Tensor& value) {
       const int pitch = plan.pitch();
-      pack_transposed(codec, tile, chunk, key, tile.kv_head, T(1), scratch.keys, pitch);
+      pack_both(codec, tile, chunk, key, tile.kv_head, T(1), scratch.keys, scratch.key_rows, pitch,
+                key_width);
       pack_transposed(codec, tile, chunk, value, tile.kv_head, T(1), scratch.values, pitch);
-      const bool finite = pack_rows(codec, tile, chunk, key, tile.kv_head, T(1), scratch.key_rows,
-                                    pitch, key_width);
-      for (int z = 0, group = 0; z < tile.axes[0].count; ++z) {
-        for (int y = 0; y < tile.axes[1].count; ++y) {
-          for (int x = 0; x < across; ++x, ++group) {
-            if (!meet(tile, chunk, z, y, x * M, scratch.meeting)) continue;
-            const Meeting<T, M>& meeting = scratch.meeting;
-            const int dx = meeting.column - (tile.axes[2].begin + x * M);
-            const int real = min_of(M, tile.axes[2].count - x * M);
-            for (int h = 0; h < heads; ++h) {
-              int64_t row = (static_cast<int64_t>(h) * groups + group) * M;
-              const T* q = scratch.query + row * p.head_dim;
-              const T* g = scratch.dout + row * p.value_dim;
-              scores_of<T, M>(q, scratch.keys, pitch, p.head_dim, meeting.strips, meeting.count(),
-                              scratch.scores);
-              scores_of<T, M>(g, scratch.values, pitch, p.value_dim, meeting.strips,
-                              meeting.count(), scratch.dweights);
-              if (biased && !chunk.additional)
-                add_bias(meeting, table, scratch.bias + h * table.elements(), dx, scratch.scores);
-              gradient_by_row(meeting, scratch.scores, scratch.dweights, scratch.lse2 + row,
-                              scratch.delta + row);
-              for (int m = real; m < M;
-                   ++m) {  // rows past the end of the line are no queries: nothing may be added
-                for (int n = 0; n < meeting.count(); ++n) {
-                  store(scratch.scores + (n * M + m) * kLanes<T>, Vec<T>{});
-                  store(scratch.dweights + (n * M + m) * kLanes<T>, Vec<T>{});
-                }
-              }
-              T* sums[M];
-              for (int m = 0; m < M; ++m) sums[m] = scratch.sums + (row + m) * key_width;
-              accumulate_met(meeting, finite, scratch.dweights, scratch.key_rows, pitch, key_width,
-                             sums);
-              if (biased && !chunk.additional)
-                gather_bias(meeting, table, scratch.dweights, dx,
-                            scratch.dbias + h * table.elements());
-              if (chunk.additional) {
-                const T* query_rows[M];
-                const T* dout_rows[M];
-                for (int m = 0; m < M; ++m) {
-                  query_rows[m] = scratch.query_rows + static_cast<int64_t>(m) * key_width;
-                  dout_rows[m] = scratch.dout_rows + static_cast<int64_t>(m) * value_width;
-                  for (int d = 0; d < key_width; ++d)
-                    scratch.query_rows[m * key_width + d] = d < p.head_dim ? q[d * M + m] : T(0);
-                  for (int d = 0; d < value_width; ++d)
-                    scratch.dout_rows[m * value_width + d] = d < p.value_dim ? g[d * M + m] : T(0);
-                }
-                int64_t first = chunk.columns.begin;
-                scatter_rows<T, M>(scratch.dweights, meeting.strips, meeting.count(),
-                                   partial_keys + first * key_width, pitch, key_width, query_rows);
-                scatter_rows<T, M>(scratch.scores, meeting.strips, meeting.count(),
-                                   partial_values + first * value_width, pitch, value_width,
-                                   dout_rows);
+      const Batch<T, M>& batch = scratch.batch;
+      auto scores = [&](int i) { return scratch.scores + batch[i].scores; };
+      auto dweights = [&](int i) { return scratch.dweights + batch[i].scores; };
+      for_each_batch(tile, chunk, scratch.batch, [&] {
+        const int real = min_of(M, tile.axes[2].count - batch.x);
+        for (int h = 0; h < heads; ++h) {
+          auto row = [&](int i) { return (static_cast<int64_t>(h) * groups + batch[i].group) * M; };
+          for (int i = 0; i < batch.count; ++i)
+            scores_of<T, M>(scratch.query + row(i) * p.head_dim, scratch.keys, pitch, p.head_dim,
+                            batch[i].strips, batch[i].count(), scores(i));
+          for (int i = 0; i < batch.count; ++i)
+            scores_of<T, M>(scratch.dout + row(i) * p.value_dim, scratch.values, pitch, p.value_dim,
+                            batch[i].strips, batch[i].count(), dweights(i));
+          for (int i = 0; i < batch.count; ++i) {
+            const int dx = batch[i].column - (tile.axes[2].begin + batch.x);
+            if (biased && !chunk.additional)
+              add_bias(batch[i], table, scratch.bias + h * table.elements(), dx, scores(i));
+            gradient_by_row(batch[i], scores(i), dweights(i), scratch.lse2 + row(i),
+                            scratch.delta + row(i));
+            // Rows past the end of the line are no queries: nothing may be added.
+            for (int m = real; m < M; ++m) {
+              for (int n = 0; n < batch[i].count(); ++n) {
+                store(scores(i) + (n * M + m) * kLanes<T>, Vec<T>{});
+                store(dweights(i) + (n * M + m) * kLanes<T>, Vec<T>{});
               }
             }
+            if (biased && !chunk.additional)
+              gather_bias(batch[i], table, dweights(i), dx, scratch.dbias + h * table.elements());
+          }
+          for (int i = 0; i < batch.count; ++i) {
+            T* sums[M];
+            for (int m = 0; m < M; ++m) sums[m] = scratch.sums + (row(i) + m) * key_width;
+            accumulate_met(batch[i], dweights(i), scratch.key_rows, pitch, key_width, sums);
+          }
+          for (int i = 0; chunk.additional && i < batch.count; ++i) {
+            const T* q = scratch.query + row(i) * p.head_dim;
+            const T* g = scratch.dout + row(i) * p.value_dim;
+            const T* query_rows[M];
+            const T* dout_rows[M];
+            for (int m = 0; m < M; ++m) {
+              query_rows[m] = scratch.query_rows + static_cast<int64_t>(m) * key_width;
+              dout_rows[m] = scratch.dout_rows + static_cast<int64_t>(m) * value_width;
+              for (int d = 0; d < key_width; ++d)
+                scratch.query_rows[m * key_width + d] = d < p.head_dim ? q[d * M + m] : T(0);
+              for (int d = 0; d < value_width; ++d)
+                scratch.dout_rows[m * value_width + d] = d < p.value_dim ? g[d * M + m] : T(0);
+            }
+            const int64_t first = chunk.columns.begin;
+            scatter_rows<T, M>(dweights(i), batch[i].strips, batch[i].count(),
+                               partial_keys + first * key_width, pitch, key_width, query_rows);
+            scatter_rows<T, M>(scores(i), batch[i].strips, batch[i].count(),
+                               partial_values + first * value_width, pitch, value_width, dout_rows);
           }
         }
-      }
+      });
     };
     const Tensor key = key_tensor(p, args.key, p.head_dim, codec.bytes);
     const Tensor value = key_tensor(p, args.value, p.value_dim, codec.bytes);
@@ -212,10 +194,11 @@ void query_gradient_part(const BackwardArgs& args, const Codec<T>& codec, int64_
     for_each_additional_chunk(plan, p.additional,
                               [&](const Chunk& chunk) { stream(chunk, more_keys, more_values); });
 
-    for_each_row([&](int h, int64_t row, int z, int y, int x) {
-      codec.store_row(scratch.sums + row * key_width, p.head_dim, static_cast<T>(p.scale),
-                      const_cast<std::byte*>(dquery.at(tile.batch, z, y, x, first_head + h)));
-    });
+    const T scale = static_cast<T>(p.scale);
+    for (int h = 0; h < heads; ++h)
+      store_own_rows(codec, tile, dquery, first_head + h, M,
+                     scratch.sums + static_cast<int64_t>(h) * groups * M * key_width, key_width,
+                     &scale, 0);
   }
 
   for (int h = 0; biased && h < heads; ++h) {
@@ -243,8 +226,8 @@ void reduce_parts(const BackwardArgs& args, const Codec<T>& codec, int64_t task,
     sum_into_first(sums, size);
     const Tensor tensor = additional_tensor(p, to, depth, codec.bytes);
     for (int s = 0; s < p.additional; ++s)
-      codec.store_row(sums + static_cast<int64_t>(s) * width, depth, factor,
-                      const_cast<std::byte*>(tensor.at(batch, 0, 0, s, kv_head)));
+      codec.store_rows(sums + static_cast<int64_t>(s) * width, width, 1, depth, &factor, 0,
+                       const_cast<std::byte*>(tensor.at(batch, 0, 0, s, kv_head)), 0);
   };
   // The queries were packed times scale * log2(e), so their sums need only the ln(2).
   finish(args.partial_keys, key_width, p.head_dim, static_cast<T>(kLn2), args.dadditional_keys);

@@ -66,20 +66,15 @@ JAX_NA_INLINE void gradient_by_lane(const Meeting<T, M>& meeting, T* scores, T* 
 
 // delta = rowsum(dO * O) - dLSE; a task is one row of tokens along x.
 template <typename T>
-void delta_line(const BackwardArgs& args, const Codec<T>& codec, int64_t task, std::byte* base) {
+void delta_line(const BackwardArgs& args, const Codec<T>& codec, int64_t task) {
   const Problem& p = *args.problem;
-  T* out = reinterpret_cast<T*>(base);
-  T* dout = out + p.value_dim;
-  int64_t rows = static_cast<int64_t>(p.axes[2].query_count) * p.heads;
-  for (int64_t row = task * rows; row < (task + 1) * rows; ++row) {
-    codec.rows(static_cast<const std::byte*>(args.out) + row * p.value_dim * codec.bytes, 0, 1,
-               p.value_dim, T(1), out, p.value_dim);
-    codec.rows(static_cast<const std::byte*>(args.dout) + row * p.value_dim * codec.bytes, 0, 1,
-               p.value_dim, T(1), dout, p.value_dim);
-    T sum = 0;
-    for (int d = 0; d < p.value_dim; ++d) sum += out[d] * dout[d];
-    static_cast<T*>(args.delta)[row] = sum - static_cast<const T*>(args.dlse)[row];
-  }
+  const int64_t rows = static_cast<int64_t>(p.axes[2].query_count) * p.heads;
+  const int64_t at = task * rows * p.value_dim * codec.bytes;
+  T* delta = static_cast<T*>(args.delta) + task * rows;
+  const T* dlse = static_cast<const T*>(args.dlse) + task * rows;
+  codec.dots(static_cast<const std::byte*>(args.out) + at,
+             static_cast<const std::byte*>(args.dout) + at, rows, p.value_dim, delta);
+  for (int64_t i = 0; i < rows; ++i) delta[i] -= dlse[i];
 }
 
 }  // namespace jax_na::JAX_NA_ISA

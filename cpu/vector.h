@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__x86_64__) && defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #include "core/geometry.h"
 
 #ifndef JAX_NA_ISA
@@ -69,9 +73,19 @@ template <typename T>
 JAX_NA_INLINE Vec<T> select(Mask<T> mask, Vec<T> yes, Vec<T> no) {
   return mask ? yes : no;
 }
+// The larger one; b where either is NaN.
 template <typename T>
 JAX_NA_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
+#if defined(__x86_64__) && defined(__AVX__)
+  // One instruction, for which compilers write a comparison and a choice.
+  if constexpr (sizeof(T) == 4) {
+    return _mm256_max_ps(a, b);
+  } else {
+    return _mm256_max_pd(a, b);
+  }
+#else
   return a > b ? a : b;
+#endif
 }
 
 // A vector whose lanes all hold op over the lanes of v, by swapping halves, quarters, ...
@@ -112,7 +126,7 @@ struct Exp2;
 // an ulp).
 template <>
 struct Exp2<float> {
-  static constexpr float kLowest = -125.0f;  // 2^x below is returned as 0
+  static constexpr float kLowest = -127.0f;
   static constexpr float kRound =
       12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
   static constexpr int kMantissaBits = 23;
@@ -120,18 +134,19 @@ struct Exp2<float> {
 };
 template <>
 struct Exp2<double> {
-  static constexpr double kLowest = -1021.0;
+  static constexpr double kLowest = -1023.0;
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int kMantissaBits = 52;
   static constexpr int kTerms = 13;
 };
 
-// x must not exceed 127 (float) or 1023 (double); -inf gives 0 and NaN gives NaN.
+// x must not exceed 127 (float) or 1023 (double); -inf gives 0 and NaN gives NaN. At kLowest the
+// exponent's bits reach zero while f is 0, so that the bits are those of 0, which everything below
+// gives too; 2^x of the one binade above is subnormal and not exact.
 template <typename T>
 JAX_NA_INLINE Vec<T> exp2(Vec<T> x) {
   using Constants = Exp2<T>;
-  Vec<T> lowest = broadcast<T>(Constants::kLowest);
-  Vec<T> clamped = x < lowest ? lowest : x;
+  Vec<T> clamped = maximum<T>(broadcast<T>(Constants::kLowest), x);  // in this order: x if NaN
   Vec<T> shifted = clamped + Constants::kRound;
   Vec<T> fraction = clamped - (shifted - Constants::kRound);
   // ln(2)^k / k!, highest power first
@@ -142,9 +157,7 @@ JAX_NA_INLINE Vec<T> exp2(Vec<T> x) {
 #pragma GCC unroll 16
   for (int k = Constants::kTerms - 1; k >= 0; --k)
     result = result * fraction + static_cast<T>(coefficient[k]);
-  Mask<T> scaled =
-      Mask<T>(result) + (Mask<T>(shifted) << Constants::kMantissaBits);  // casts keep the bits
-  return x < lowest ? Vec<T>{} : Vec<T>(scaled);
+  return Vec<T>(Mask<T>(result) + (Mask<T>(shifted) << Constants::kMantissaBits));  // of the bits
 }
 
 }  // namespace jax_na::JAX_NA_ISA
