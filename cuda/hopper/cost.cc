@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cuda/hopper/backward/pairs.h"
 #include "cuda/hopper/item.h"
 
 namespace jax_na::cuda {
@@ -79,11 +80,12 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
   return {both + 950, 0.0227 * pairs, 1630.0 + 22 * limits.head_dim, 11200};
 }
 
-AxisTable::AxisTable(const Axis& axis, int which, bool rows_are_keys)
+AxisTable::AxisTable(const Axis& axis, int which, const HopperLimits& limits)
     : axis_(axis),
       which_(which),
-      rows_are_keys_(rows_are_keys),
-      positions_(((rows_are_keys ? axis.key_count : axis.query_count) + axis.dilation - 1) /
+      rows_are_keys_(limits.rows_are_keys),
+      pairs_(limits.pairs),
+      positions_(((limits.rows_are_keys ? axis.key_count : axis.query_count) + axis.dilation - 1) /
                  axis.dilation),
       column_positions_((axis.length + axis.dilation - 1) / axis.dilation),
       modular_(axis.modular()) {
@@ -126,9 +128,11 @@ AxisSums AxisTable::sum(int rows, int warpgroups, int columns) const {
       sums.sure += (sure_tiles(item, w, 0, item.seam_tiles, 0, columns) +
                     sure_tiles(item, w, item.seam_tiles, behind, item.seam, columns)) /
                    static_cast<double>(warpgroups);
-      if (!rows_are_keys_)  // there nothing is passed over
+      if (!rows_are_keys_)
         sums.needed += needed_tiles(item, plan, which_, w) / static_cast<double>(warpgroups);
     }
+    if (rows_are_keys_)
+      sums.needed += item.tiles - (pairs_ && which_ == 2 ? tile_pairs(item, plan) : 0);
     // What meets the seam of an axis twice is not cut.
     if (modular_ && item.met.size() - item.seam > item.rule.length) sums.legal = false;
   }
@@ -146,9 +150,9 @@ LaunchCost::LaunchCost(const Problem& problem, const HopperLimits& limits, int m
       prices_(hopper_prices(limits)),
       multiprocessors_(multiprocessors),
       launches_(phases[0] * phases[1] * phases[2]),
-      axes_{{problem_.axes[0], 0, limits.rows_are_keys},
-            {problem_.axes[1], 1, limits.rows_are_keys},
-            {problem_.axes[2], 2, limits.rows_are_keys}} {}
+      axes_{{problem_.axes[0], 0, limits},
+            {problem_.axes[1], 1, limits},
+            {problem_.axes[2], 2, limits}} {}
 
 double LaunchCost::items(const int (&rows)[kMaxRank], const int (&warpgroups)[kMaxRank]) const {
   double items = static_cast<double>(problem_.batch) * row_heads();

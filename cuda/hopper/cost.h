@@ -27,7 +27,7 @@ HopperPrices hopper_prices(const HopperLimits& limits);
 struct AxisSums {
   double tiles = -1;  // negative: not known yet
   double sure = 0;    // of them, those that a warpgroup meets whole, on average
-  double needed = 0;  // of them, those that a warpgroup meets at all, on average
+  double needed = 0;  // of them, those that a warpgroup does not pass over, on average
   bool legal = true;
 };
 
@@ -46,7 +46,7 @@ struct TileCounts {
 // One axis of a launch.
 class AxisTable {
  public:
-  AxisTable(const Axis& axis, int which, bool rows_are_keys);
+  AxisTable(const Axis& axis, int which, const HopperLimits& limits);
 
   // Rows, and columns, of the longest dilation group.
   int positions() const { return positions_; }
@@ -65,6 +65,7 @@ class AxisTable {
   Axis axis_;
   int which_;
   bool rows_are_keys_;
+  bool pairs_;
   int positions_;
   int column_positions_;
   bool modular_;
@@ -104,7 +105,7 @@ class LaunchCost {
 
  private:
   // Whether warpgroups pass over the tiles that they do not need.
-  bool passes_over() const { return limits_.resident == 2 && !limits_.rows_are_keys; }
+  bool passes_over() const { return limits_.rows_are_keys ? limits_.pairs : limits_.resident == 2; }
   int row_heads() const { return limits_.rows_are_keys ? problem_.kv_heads : problem_.heads; }
 
   Problem problem_;  // of the first launch

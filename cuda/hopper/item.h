@@ -114,6 +114,7 @@ struct HopperItem {
   int head;
   int windows;  // tiles of the window; lines of additional keys follow
   int total;
+  int pairs;  // of tiles, in a line of the backward pass (backward/pairs.h)
   bool last;  // no item, but the end of them
 };
 

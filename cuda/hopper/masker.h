@@ -106,7 +106,8 @@ __device__ inline void find_masks(const HopperArguments& arguments, HopperContro
       KeyMask& mask = control.masks[key_place.stage][warpgroup];
       TileMask::Seen seen = TileMask::kEverything;
       if (!(place_sure && line_sure && keys == Shape::kBlock)) {
-        write_words(lines, mask.word, [&](int at) { return line[at][t]; });
+        // A lane reads the words that it wrote, and no others.
+        for (int at = g; at < lines; at += 8) mask.word[at][t] = line[at][t];
         const TileAxis along_x(plan, control, slot, 2, x);
         const bool place_met = write_words(places, mask.word + lines, [&](int at) {
           return place_sure ? ~0u : along_x.columns(plan.offset(warpgroup, 2) + at, t);

@@ -70,6 +70,7 @@ struct HopperLimits {
   bool rows_are_keys = false;
   int resident = 1;  // CTAs of a multiprocessor
   HopperPass pass = HopperPass::kForward;
+  bool pairs = false;  // tiles that only one warpgroup needs go by in pairs (backward/pairs.h)
 };
 
 constexpr int kMostBoxSide = 256;      // of the copy engine, in steps of the tensor

@@ -1,7 +1,8 @@
 // Runs the backward pass of the Hopper kernels, through the code that launches them, and compares
 // with the definition. Problems that they refuse are left out.
 //
-//   hopper_backward_test                      every case, with every head dimension in turn
+//   hopper_backward_test                      every case, with every head dimension in turn, and
+//                                             pairs of tiles
 //   hopper_backward_test NAME                 the cases whose names contain NAME
 //   hopper_backward_test --random COUNT SEED  problems drawn at random
 #include <cmath>
@@ -11,6 +12,7 @@
 #include "cuda/emulation/tests/run.h"
 #include "cuda/emulation/tests/selection.h"
 #include "cuda/hopper/backward/backward.h"
+#include "cuda/hopper/backward/pairs.h"
 #include "cuda/hopper/query_gradient/query_gradient.h"
 #include "cuda/launch.h"
 
@@ -83,6 +85,30 @@ void run_hopper(Case of) {
   if (pair_of(of.problem, stored).instance != nullptr) run_one(kPair, ", a pair");
 }
 
+// Lines of tiles of which each warpgroup has some to itself, in the kernel that has these in pairs.
+void run_pairs() {
+  for (const bool periodic : {false, true}) {
+    Case of = cases().front();
+    of.name = periodic ? "pairs of tiles, wrap" : "pairs of tiles";
+    Axis& axis = of.problem.axes[kMaxRank - 1];
+    axis.length = axis.query_count = axis.key_count = 512;
+    axis.window = 33;
+    axis.boundary = periodic ? Boundary::kWrap : Boundary::kShift;
+    number = periodic ? 13 : 1;  // 64 features, of either type
+    Problem problem = of.problem;
+    problem.head_dim = problem.value_dim = 64;
+    const auto choice = choice_of(problem, Stored::kBFloat16);
+    cuda::AxisItem item{};
+    const int second = choice.plan.box(kMaxRank - 1);
+    cuda::make_axis_item<true>(item, problem.axes[kMaxRank - 1], choice.plan, kMaxRank - 1, 0,
+                               second);
+    if (choice.instance == nullptr || cuda::tile_pairs(item, choice.plan) == 0)
+      fail_case(of.name, "there are none");
+    run_hopper(of);
+  }
+  number = 0;
+}
+
 }  // namespace
 }  // namespace jax_na::emulation
 
@@ -93,5 +119,6 @@ int main(int count, char** arguments) {
     const std::string wrong = jax_na::cuda::load_kernels();
     if (!wrong.empty()) fail_case("loading the kernels", wrong);
   }
+  if (count == 1) run_pairs();
   return run_chosen_cases(count, arguments, run_hopper);
 }

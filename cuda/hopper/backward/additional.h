@@ -51,6 +51,7 @@ __device__ inline bool describe_additional(const HopperBackwardPlan& plan, const
     item.head = head;
     item.windows = windows;
     item.total = windows * problem.group();
+    item.pairs = 0;
     item.last = false;
     control.additional[slot] = box * Shape::kRowGroups * plan.row_count();
     if constexpr (!Shape::kSums) control.part[slot] = part;

@@ -53,9 +53,6 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
                                         int warpgroup) {
   constexpr int kSteps = Shape::kBlock / 16;
   constexpr int kScores = Shape::kBlock / 2;  // of a lane
-  // Whether there are registers for the sums of a tile while the next one's gradients of scores are
-  // made.
-  constexpr bool kSumsLate = Shape::kHeadDim <= 64;
   // Where this warpgroup's part of everything is.
   constexpr int kPartBytes = Shape::kPartBytes;
   static_assert(Shape::kLineBytes == kPanelRowBytes, "rows of 128 bytes");
@@ -114,27 +111,11 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     return base + Shape::kDscoreAt + tile % 2 * Shape::kDscoreBytes;
   };
   auto own_dscores = [&](uint32_t tile) { return dscores(tile) + warpgroup * kPartBytes; };
-  auto leave_dscores = [&] {
-    ptx::mbarrier_wait(ptx::shared_address(&control.empty_dscores[met % 2]), met / 2 % 2 ^ 1);
-    stage_dscores<0>(control, query_place.stage, cotangents, weights, own_dscores(met));
-    ptx::fence_async_shared();
-    ptx::barrier_sync(kOneBarrier + warpgroup, 128);
-    if (ptx::thread() % 128 == 0) arrive(control.full_dscores[met % 2]);
-  };
-  auto wait_for_dscores = [&](uint32_t tile) {
-    ptx::mbarrier_wait(ptx::shared_address(&control.full_dscores[tile % 2]), tile / 2 % 2);
-  };
-  auto issue_tile_sums = [&](uint32_t tile) {
-    ptx::wgmma_fence();
-    issue_sums<Shape>(sums, dscores(tile), key_columns());
-    ptx::wgmma_commit();
-  };
   auto add_sums = [&](uint32_t tile) {
-    if constexpr (kSumsLate) arrive_once(control.empty_dscores[tile % 2]);
-    ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[warpgroup]), tile % 2 ^ 1);
+    ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[0][warpgroup]), tile % 2 ^ 1);
     stage_sums<Shape>(sums, sums_to, 0);
     ptx::fence_async_shared();
-    arrive(control.full_sums[warpgroup]);
+    arrive(control.full_sums[0][warpgroup]);
   };
 
   auto store_results = [&](int slot) {
@@ -157,97 +138,47 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::keep_here(scores);
     weigh(query_place.stage);
 
-    if constexpr (kSumsLate) {
-      // Warpgroups go apart by up to half a tile: each has the gradients of scores of the other
-      // only when it has found the weights of the next tile.
-      // An empty group, so that the wait of the first round is for as many as that of others.
+    int tile = 0;
+    for (;;) {
+      ptx::wgmma_fence();
+      issue_combination<Shape>(dvalue, weights, dout_stage(met % 2), tile > 0);
       ptx::wgmma_commit();
-
-      int tile = 0;
-      for (;;) {
-        ptx::wgmma_fence();
-        issue_combination<Shape>(dvalue, weights, dout_stage(met % 2), tile > 0);
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<2>();
-        ptx::keep_here(cotangents);
-        if (tile > 0) arrive(control.empty_query[stage_before()]);
-        leave_dscores();
-        ++met;
-        query_place.next();
-        if (++tile == total) break;
-        issue_tile_scores();
-        const TileView<kScores> view(control, query_place.stage, warpgroup);
-        ptx::wgmma_wait<0>();
-        ptx::keep_here(sums);
-        ptx::keep_here(scores);
-        arrive_once(control.empty_dout[(met - 1) % 2]);
-        ptx::wgmma_fence();
-        issue_dkey<Shape>(dkey, own_dscores(met - 1), query_stage(stage_before()), tile > 1);
-        ptx::wgmma_commit();
-        if (tile > 1) add_sums(met - 2);
-        issue_tile_cotangents();
-        view.template weigh<typename Shape::Element>(arguments, scores, weights);
-        wait_for_dscores(met - 1);
-        issue_tile_sums(met - 1);
-      }
+      ptx::wgmma_wait<1>();
+      ptx::keep_here(cotangents);
+      if (tile > 0) arrive(control.empty_query[stage_before()]);
+      stage_dscores<0>(control, query_place.stage, cotangents, weights, own_dscores(met));
+      ptx::fence_async_shared();
+      ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
+      // Not a group of its own: the wait is for what was issued before.
+      ptx::wgmma_fence();
+      issue_sums<Shape>(sums, dscores(met), key_columns());
+      ptx::wgmma_wait<0>();
+      arrive_once(control.empty_dout[met % 2]);
+      ++met;
+      query_place.next();
+      if (++tile == total) break;
+      issue_tile_scores();
       ptx::wgmma_fence();
       issue_dkey<Shape>(dkey, own_dscores(met - 1), query_stage(stage_before()), tile > 1);
       ptx::wgmma_commit();
       ptx::wgmma_wait<1>();
       ptx::keep_here(sums);
-      arrive_once(control.empty_dout[(met - 1) % 2]);
-      if (tile > 1) add_sums(met - 2);
-      wait_for_dscores(met - 1);
-      issue_tile_sums(met - 1);
-      ptx::wgmma_wait<0>();
-      ptx::keep_here(sums);
-      ptx::keep_here(dkey);
-      ptx::keep_here(dvalue);
+      ptx::keep_here(scores);
       add_sums(met - 1);
-      arrive(control.empty_query[stage_before()]);
-    } else {
-      int tile = 0;
-      for (;;) {
-        ptx::wgmma_fence();
-        issue_combination<Shape>(dvalue, weights, dout_stage(met % 2), tile > 0);
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<1>();
-        ptx::keep_here(cotangents);
-        if (tile > 0) arrive(control.empty_query[stage_before()]);
-        stage_dscores<0>(control, query_place.stage, cotangents, weights, own_dscores(met));
-        ptx::fence_async_shared();
-        ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
-        // Not a group of its own: the wait is for what was issued before.
-        ptx::wgmma_fence();
-        issue_sums<Shape>(sums, dscores(met), key_columns());
-        ptx::wgmma_wait<0>();
-        arrive_once(control.empty_dout[met % 2]);
-        ++met;
-        query_place.next();
-        if (++tile == total) break;
-        issue_tile_scores();
-        ptx::wgmma_fence();
-        issue_dkey<Shape>(dkey, own_dscores(met - 1), query_stage(stage_before()), tile > 1);
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<1>();
-        ptx::keep_here(sums);
-        ptx::keep_here(scores);
-        add_sums(met - 1);
-        issue_tile_cotangents();
-        weigh(query_place.stage);
-      }
-      ptx::wgmma_commit();
-      ptx::wgmma_fence();
-      issue_dkey<Shape>(dkey, own_dscores(met - 1), query_stage(stage_before()), tile > 1);
-      ptx::wgmma_commit();
-      ptx::wgmma_wait<1>();
-      ptx::keep_here(sums);
-      add_sums(met - 1);
-      ptx::wgmma_wait<0>();
-      ptx::keep_here(dkey);
-      ptx::keep_here(dvalue);
-      arrive(control.empty_query[stage_before()]);
+      issue_tile_cotangents();
+      weigh(query_place.stage);
     }
+    ptx::wgmma_commit();
+    ptx::wgmma_fence();
+    issue_dkey<Shape>(dkey, own_dscores(met - 1), query_stage(stage_before()), tile > 1);
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<1>();
+    ptx::keep_here(sums);
+    add_sums(met - 1);
+    ptx::wgmma_wait<0>();
+    ptx::keep_here(dkey);
+    ptx::keep_here(dvalue);
+    arrive(control.empty_query[stage_before()]);
     store_results(slot);
     row_place.next();
     arrive(control.done[slot]);

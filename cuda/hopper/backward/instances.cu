@@ -16,6 +16,7 @@ HopperBackwardInstance instance() {
   HopperBackwardInstance made{};
   made.limits = {kHeadDim, Shape::kBlock, Shape::kRowGroups, true, Shape::kResident};
   made.limits.pass = kSums ? HopperPass::kGradients : HopperPass::kKeyGradient;
+  made.limits.pairs = Shape::kPairs;
   made.kernel = ptx::address_of(&hopper_backward_kernel<Shape>, Shape::kResident);
   made.line_columns = Shape::kLineElements;
   made.out_columns = Shape::kOutElements;

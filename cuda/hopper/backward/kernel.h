@@ -14,8 +14,8 @@
 #include "cuda/hopper/backward/keys.h"
 #include "cuda/hopper/backward/light.h"
 #include "cuda/hopper/backward/light_keys.h"
-#include "cuda/hopper/backward/line_masker.h"
 #include "cuda/hopper/backward/masker.h"
+#include "cuda/hopper/backward/paired.h"
 #include "cuda/hopper/backward/producer.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
@@ -45,6 +45,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0) - 1;
 
   fill_below<Shape>(plan, control);
+  fill_row_words(plan, control);
   // What boxes leave of their places stays 0: a weight of 0 does not make up for what is NaN.
   if (plan.row_count() < kWarpgroupRows || plan.column_count() < Shape::kBlock) {
     auto* words = reinterpret_cast<uint4*>(shared);
@@ -84,8 +85,6 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
       if (threadIdx.x == 0) produce(arguments, control, base);
     } else if (warp == 1) {
       describe_and_add(arguments, control, base);
-    } else if constexpr (Shape::kLineMasks) {
-      find_masks_by_line(arguments, control, warp - 2);
     } else {
       find_masks(arguments, control, warp - 2);
     }
@@ -99,6 +98,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
       consume_light_keys(arguments, control, base, warpgroup);
     else if constexpr (Shape::kWide)
       consume_wide(arguments, control, base, warpgroup);
+    else if constexpr (Shape::kPairs)
+      consume_paired(arguments, control, base, warpgroup);
     else if constexpr (Shape::kResident == 1)
       consume(arguments, control, base, warpgroup);
     else

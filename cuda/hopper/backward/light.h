@@ -111,10 +111,10 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
     arrive_once(control.empty_dout[stage]);
   };
   auto add_sums = [&] {
-    ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[0]), tiles % 2 ^ 1);
+    ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[0][0]), tiles % 2 ^ 1);
     stage_sums<Shape>(sums, base + Shape::kSumAt, warpgroup);
     ptx::fence_async_shared();
-    arrive(control.full_sums[0]);
+    arrive(control.full_sums[0][0]);
     ++tiles;
   };
 

@@ -25,6 +25,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
   RingPlace<Shape::kQueryStages> query_place;
   RingPlace<Shape::kDoutStages> dout_place;
   RingPlace<kItemsKnown> item_place;
+  using Walk = TileWalk<Shape::kPairs>;
 
   // Asks for the panels of a box.
   auto load_box = [&](const CUtensorMap* map, uint32_t to, int panel_bytes, uint32_t barrier,
@@ -65,7 +66,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
   };
 
   auto load_tile = [&](const CUtensorMap* map, uint32_t to, uint64_t& full, uint64_t& empty,
-                       int parity, const HopperItem& item, const TileWalk& tile) {
+                       int parity, const HopperItem& item, const Walk& tile) {
     const uint32_t barrier = ptx::shared_address(&full);
     ptx::mbarrier_wait(ptx::shared_address(&empty), parity ^ 1);
     ptx::mbarrier_arrive_expect(barrier, Shape::kPanels * plan.column_count() * Shape::kLineBytes);
@@ -81,7 +82,7 @@ __device__ inline void produce(const HopperBackwardArguments& arguments,
     const HopperItem& item = control.items[item_place.stage];
     if (item.last) break;
     const int total = item.total;
-    TileWalk tile(item, plan, problem);
+    Walk tile(item, plan, problem);
     for (int i = 0; i < total; ++i) {
       // The place of keys and values is the last one to become free.
       if (i == min(Shape::kDoutStages, total) - 1)

@@ -31,9 +31,10 @@ struct HopperBackwardShape {
   static constexpr bool kWide = kHeadDim > 128;
   static constexpr int kRowGroups = kWide ? 1 : kWarpgroups;
   static constexpr int kRows = kRowGroups * kWarpgroupRows;
-  // Where a tile takes as long as masks of their own did, masks are found line by line; light and
-  // wide kernels were a little slower so.
-  static constexpr bool kLineMasks = kHeadDim > 32 && !kWide;
+  // Up to 64 features there are registers for the sums of a tile while the next one's gradients of
+  // scores are made, and memory for the queries of two steps of which each has two tiles: those
+  // that only one warpgroup needs go by in pairs, one for each (pairs.h).
+  static constexpr bool kPairs = kSums && kHeadDim > 32 && kHeadDim <= 64;
   static constexpr int kLineBytes = kHeadDim > 32 ? 128 : 64;  // of a row of a panel
   static constexpr int kLineElements = kLineBytes / 2;
   static constexpr int kPanels = (kHeadDim + kLineElements - 1) / kLineElements;
@@ -67,6 +68,7 @@ struct HopperBackwardShape {
   static constexpr int kSumParts = kSumColumns % kSumElements == 0 ? kWarpgroups : 1;
   static constexpr int kSumPanels = kWarpgroups * kSumColumns / kSumElements / kSumParts;
   static constexpr int kSumBytes = kSums ? kSumPanels * kSumPanelBytes : 0;  // of a part
+  static constexpr int kSumBuffers = kPairs ? 2 : 1;
   // A wide head's features are added in two rounds. In the first a part has a panel of 64 to
   // itself; in the second it has the next one, or half of the one between them.
   static constexpr int kSumRounds = kWide ? 2 : 1;
@@ -82,9 +84,13 @@ struct HopperBackwardShape {
 
   // With room for them, the keys and values of an item are fetched while the one before runs.
   static constexpr int kRowBuffers = kWide || (kSums && kHeadDim > 64) ? 1 : 2;
-  static constexpr int kQueryStages = kWide ? 2 : 3;
-  static constexpr int kDoutStages = kResident == 2 ? 3 : kSums && kHeadDim > 192 ? 1 : 2;
-  static constexpr int kControlBytes = (kResident == 2 ? 14 : 16) * 1024;  // at most
+  // Queries of two steps, of which each may have two tiles, where there is room for them.
+  static constexpr int kQueryStages = kWide ? 2 : kPairs ? 4 : 3;
+  static constexpr int kDoutStages = kPairs                    ? 4
+                                     : kResident == 2          ? 3
+                                     : kSums && kHeadDim > 192 ? 1
+                                                               : 2;
+  static constexpr int kControlBytes = (kPairs ? 18 : 16) * 1024;  // at most
 
   // From the aligned beginning.
   static constexpr int kKeyAt = 0;
@@ -94,7 +100,7 @@ struct HopperBackwardShape {
   static constexpr int kDscoreAt = kDoutAt + kDoutStages * kStageBytes;
   static constexpr int kWeightAt = kDscoreAt + kDscoreBuffers * kDscoreBytes;
   static constexpr int kSumAt = kWeightAt + kWeightBytes;
-  static constexpr int kControlAt = kSumAt + kSumParts * kSumBytes;
+  static constexpr int kControlAt = kSumAt + kSumBuffers * kSumParts * kSumBytes;
   static constexpr int kSharedBytes = kControlAt + kControlBytes + 1024;
   static constexpr int kMostBytes = kResident == 2 ? kHalfSharedBytes : kMaxSharedBytes;
   static_assert(kSharedBytes <= kMostBytes, "more shared memory than there is");
@@ -104,6 +110,15 @@ struct HopperBackwardShape {
   static constexpr int kMostBelow = kBlock + 5;
 };
 
+// What a warpgroup sees of a tile: bits of its rows' columns, unless it sees all of them. What a
+// row sees is what its line of the box sees along z and y, and of that what its place sees along x;
+// the kernel's row_words say where these words are.
+struct RowMask {
+  uint32_t word[kWarpgroupRows + 1][4];
+  TileMask::Seen seen;
+  int table;  // of row_words
+};
+
 // What the warps tell each other.
 template <typename Shape>
 struct HopperBackwardControl {
@@ -111,13 +126,15 @@ struct HopperBackwardControl {
   uint64_t full_rows[Shape::kRowBuffers], empty_rows[Shape::kRowBuffers];
   uint64_t full_query[Shape::kQueryStages], empty_query[Shape::kQueryStages];
   uint64_t full_dout[Shape::kDoutStages], empty_dout[Shape::kDoutStages];
-  uint64_t full_sums[Shape::kSumParts], empty_sums[Shape::kSumParts];
+  uint64_t full_sums[Shape::kSumBuffers][Shape::kSumParts];
+  uint64_t empty_sums[Shape::kSumBuffers][Shape::kSumParts];
   uint64_t full_dscores[Shape::kDscoreBuffers], empty_dscores[Shape::kDscoreBuffers];
-  TileMask masks[Shape::kQueryStages][Shape::kRowGroups];
+  RowMask masks[Shape::kQueryStages][Shape::kRowGroups];
   float lse[Shape::kQueryStages][Shape::kBlock];  // in units of log2
   float delta[Shape::kQueryStages][Shape::kBlock];
   uint32_t below[Shape::kMostBelow][4];
-  uint32_t places[Shape::kRowGroups][kWarpgroupRows];  // of the rows in their boxes
+  uint32_t lines[Shape::kRowGroups][kWarpgroupRows][4];  // of the present line of tiles
+  uint32_t row_words[2][kWarpgroupRows];                 // of boxes, and of additional keys
   int next_item;  // where they are not taken from a counter for all
   HopperItem items[kItemsKnown];
   int additional[kItemsKnown];  // the first of an item's additional keys; negative: it has others

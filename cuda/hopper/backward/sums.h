@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
@@ -54,8 +53,7 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
                                         HopperBackwardControl<Shape>& control, uint32_t base) {
   const HopperBackwardPlan& plan = arguments.plan;
   const Problem& problem = arguments.problem;
-  uint32_t sums_parity = 0;
-  int known = 0;  // items that were described, the end of them among these
+  RingPlace<Shape::kSumBuffers> sums_place;
 
   // From a counter for all, so that the items of a time stay neighbours however long each takes.
   // Where the cache does not hold what they meet, to go through the items in step was faster.
@@ -66,10 +64,10 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     control.next_item = index + gridDim.x;
     return index;
   };
-  // False where that was the end.
-  auto describe_next = [&] {
-    const int slot = known % kItemsKnown;
-    ptx::mbarrier_wait(ptx::shared_address(&control.done[slot]), known / kItemsKnown % 2 ^ 1);
+  // Describes the item that is the `number`th here; false where that is the end of them.
+  auto describe = [&](int number) {
+    const int slot = number % kItemsKnown;
+    ptx::mbarrier_wait(ptx::shared_address(&control.done[slot]), number / kItemsKnown % 2 ^ 1);
     bool exists = false;
     for (;;) {
       int index = 0;
@@ -78,7 +76,13 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       if (index >= all_items(plan)) break;
       if (index < plan.items) {
         exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
-        if (ptx::lane() == 0) control.additional[slot] = -1;
+        if (ptx::lane() == 0) {
+          control.additional[slot] = -1;
+          if constexpr (Shape::kPairs) {
+            HopperItem& item = control.items[slot];
+            if (exists) item.pairs = tile_pairs(item.axis[2], plan);
+          }
+        }
       } else {
         exists = describe_additional(plan, problem, control, slot, index - plan.items);
       }
@@ -87,35 +91,33 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
     if (ptx::lane() == 0 && !exists) control.items[slot].last = true;
     ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
     __syncwarp();
-    ++known;
     return exists;
   };
 
-  using Walk = std::conditional_t<Shape::kLineMasks, LineWalk, TileWalk>;
+  using Walk = LineWalk<Shape::kPairs>;
   auto add = [&](const HopperItem& item, const Walk& tile) {
     const uint64_t policy = plan.beyond_cache ? ptx::tma_evict_last() : ptx::tma_evict_normal();
-    int at[kMaxRank];
+    const int (&at)[kMaxRank] = tile.at;
     bool any = true;  // a tile that nobody sees may lie anywhere
 #pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) {
-      at[a] = tile.coordinate(item, plan, problem, a);
+    for (int a = 0; a < kMaxRank; ++a)
       any = any && at[a] >= 0 && at[a] < problem.axes[a].query_count;
-    }
     auto add_part = [&](int round, int part) {
-      ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[part]), sums_parity);
+      ptx::mbarrier_wait(ptx::shared_address(&control.full_sums[sums_place.stage][part]),
+                         sums_place.parity);
+      const uint32_t from =
+          base + Shape::kSumAt + (sums_place.stage * Shape::kSumParts + part) * Shape::kSumBytes;
 #pragma unroll
       for (int panel = 0; panel < Shape::sum_panels(round); ++panel) {
         const int column = Shape::sum_column(round, part) + panel * Shape::kSumElements;
         if (any && column < problem.head_dim)
-          ptx::tma_reduce_add(
-              &arguments.sums,
-              base + Shape::kSumAt + part * Shape::kSumBytes + panel * Shape::kSumPanelBytes,
-              policy, column, at[2], at[1], at[0], item.entry * problem.heads + tile.head);
+          ptx::tma_reduce_add(&arguments.sums, from + panel * Shape::kSumPanelBytes, policy, column,
+                              at[2], at[1], at[0], item.entry * problem.heads + tile.head);
       }
       ptx::tma_store_commit();
     };
     auto free_part = [&](int part) {
-      ptx::mbarrier_arrive(ptx::shared_address(&control.empty_sums[part]));
+      ptx::mbarrier_arrive(ptx::shared_address(&control.empty_sums[sums_place.stage][part]));
     };
 #pragma unroll
     for (int round = 0; round < Shape::kSumRounds; ++round) {
@@ -127,14 +129,16 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
       }
       ptx::tma_store_wait_read<0>();
       free_part(Shape::kSumParts - 1);
-      sums_parity ^= 1;
+      sums_place.next();
     }
   };
 
   bool more = true;
-  for (int done = 0;; ++done) {
-    while (more && known < done + kItemsKnown) more = describe_next();
-    const HopperItem& item = control.items[done % kItemsKnown];
+  for (int number = 0;; ++number) {
+    if (more) more = describe(number);
+    // As many as can be known are, before the first of them begins.
+    if (number + 1 < kItemsKnown) continue;
+    const HopperItem& item = control.items[(number + 1) % kItemsKnown];
     if (item.last) break;
     if (Shape::kSums && ptx::lane() == 0) {
       const int total = item.total;

@@ -19,6 +19,20 @@ __device__ __forceinline__ float2 statistic_at(const float* of, int n) {
   return *reinterpret_cast<const float2*>(of + 8 * n);
 }
 
+// What a lane's two rows of a warpgroup see of a tile.
+template <typename Control>
+__device__ __forceinline__ void look_up_seen(const Control& control, const RowMask& mask,
+                                             uint32_t (&seen)[2]) {
+  const int lane = ptx::lane(), row = ptx::thread() % 128 / 32 * 16 + lane / 4;
+  const auto* words = reinterpret_cast<const unsigned char*>(mask.word) + 4 * (lane % 4);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const uint32_t at = control.row_words[mask.table][row + 8 * r];
+    seen[r] = *reinterpret_cast<const uint32_t*>(words + at % 65536) &
+              *reinterpret_cast<const uint32_t*>(words + at / 65536);
+  }
+}
+
 // The weights of the keys of a group of rows for queries of the tile in `stage`, from `first` on.
 template <typename Shape, int kScores, int kSteps>
 __device__ __forceinline__ void find_weights(const HopperBackwardArguments& arguments,
@@ -26,19 +40,18 @@ __device__ __forceinline__ void find_weights(const HopperBackwardArguments& argu
                                              int group, int first, float (&scores)[kScores],
                                              uint32_t (&weights)[kSteps][4]) {
   using T = typename Shape::Element;
-  const TileMask& mask = control.masks[stage][group];
+  const RowMask& mask = control.masks[stage][group];
   if (arguments.scale_first) {
 #pragma unroll
     for (float& score : scores) score *= arguments.score_scale;
   }
-  const int lane = ptx::lane(), t = lane % 4;
   if (mask.seen != TileMask::kEverything) {
-    const int row = ptx::thread() % 128 / 32 * 16 + lane / 4;
-    const uint32_t seen[2] = {mask.word[row][t] >> (first / 4),
-                              mask.word[row + 8][t] >> (first / 4)};
+    uint32_t seen[2];
+    look_up_seen(control, mask, seen);
+    seen[0] >>= first / 4, seen[1] >>= first / 4;
     hide_columns(scores, seen);
   }
-  const float* lses = control.lse[stage] + first + 2 * t;
+  const float* lses = control.lse[stage] + first + 2 * (ptx::lane() % 4);
 #pragma unroll
   for (int n = 0; n < kScores / 4; ++n) {
     const float2 lse = statistic_at(lses, n);
@@ -63,11 +76,10 @@ struct TileView {
   template <typename Shape>
   __device__ __forceinline__ TileView(const HopperBackwardControl<Shape>& control, int stage,
                                       int group) {
-    const TileMask& mask = control.masks[stage][group];
-    const int lane = ptx::lane(), t = lane % 4, row = ptx::thread() % 128 / 32 * 16 + lane / 4;
+    const RowMask& mask = control.masks[stage][group];
     everything = mask.seen == TileMask::kEverything;
-    if (!everything) seen[0] = mask.word[row][t], seen[1] = mask.word[row + 8][t];
-    const float* lses = control.lse[stage] + 2 * t;
+    if (!everything) look_up_seen(control, mask, seen);
+    const float* lses = control.lse[stage] + 2 * (ptx::lane() % 4);
 #pragma unroll
     for (int n = 0; n < kScores / 4; ++n) lse[n] = statistic_at(lses, n);
   }

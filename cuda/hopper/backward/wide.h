@@ -183,10 +183,10 @@ __device__ __forceinline__ void consume_wide(const HopperBackwardArguments& argu
   };
   // Each round has one parity, since a tile has two.
   auto add_sums = [&](const auto& of, int round) {
-    ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[warpgroup]), round ^ 1);
+    ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[0][warpgroup]), round ^ 1);
     stage_sums<Shape>(of, base + Shape::kSumAt + warpgroup * Shape::kSumBytes, 0);
     ptx::fence_async_shared();
-    arrive(control.full_sums[warpgroup]);
+    arrive(control.full_sums[0][warpgroup]);
   };
   auto issue_both = [&](WideHalf<Shape>& out, uint32_t of, uint32_t columns, bool add) {
     issue_gradient<Shape>(out.first, of,

@@ -12,6 +12,10 @@ inline float exp2(float x) {
   return y < 0x1p-126f ? 0.f : y;
 }
 
+inline float hidden_unless(uint32_t bit, float score) {
+  return bit != 0 ? score : -INFINITY;
+}
+
 inline float log2(float x) {
   return std::log2(x);
 }
