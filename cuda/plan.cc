@@ -298,7 +298,7 @@ double make_sweep(const Problem& problem, Pass pass, const KernelLimits& limits,
   const int64_t query_rows = problem.query_tokens() * problem.heads;
   const int64_t key_rows = problem.key_tokens() * problem.kv_heads;
   if (limits.one_tile && (problem.bias_batch > 0 || problem.additional > 0 ||
-                          std::max(query_rows, key_rows) > UINT32_MAX))
+                          problem.batch * std::max(query_rows, key_rows) > UINT32_MAX))
     return -1;
   Search search(problem, pass, limits);
   search.run();

@@ -48,7 +48,9 @@ __device__ inline void find_stages(const Problem& problem, const Sweep& sweep, c
     // Each lane finds what one warp sees of one stage.
     static_assert(StageList::kBatch * kStreamedWarps == 32);
     const int seeing = lane / StageList::kBatch;
-    uint32_t views = find_view(sweep, work.warp[seeing], tile, kStreamedBlock) << 4 * seeing;
+    uint32_t views = find_view(sweep, work.warp[seeing], tile, kStreamedBlock);
+    if (list.scale_first && views != 0) views |= kAllUnsure;
+    views <<= 4 * seeing;
     for (int apart = StageList::kBatch; apart < 32; apart *= 2)
       views |= __shfl_xor_sync(~0u, views, apart);
     if (lane < StageList::kBatch && first + lane < stages.total) {

@@ -28,14 +28,14 @@ namespace jax_na::cuda {
 
 // Rows of an item's tensors, before its first token's.
 struct ItemRows {
-  int64_t query, key;
+  uint32_t query, key;
 
   __device__ __forceinline__ ItemRows(const Sweep& sweep, int ordinal) {
     int entry = static_cast<int>(blockIdx.y) + ordinal * static_cast<int>(gridDim.y);
     int head = sweep.heads.split(entry);
-    query = int64_t{entry} * sweep.query_rows + head;
+    query = entry * sweep.query_rows + head;
     sweep.head_group.split(head);
-    key = int64_t{entry} * sweep.key_rows + head;
+    key = entry * sweep.key_rows + head;
   }
 };
 
@@ -184,8 +184,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kOneTileWarps / kMaxWarps)
   const int items = own_items(static_cast<int>(problem.batch) * problem.heads);
   const bool two = sweep.buffers == 2;
   // exp2(factor * score); where that would not do the scores are scaled first.
-  const bool scale_first = problem.scale <= 0;
   const float scale = static_cast<float>(problem.scale * 1.4426950408889634);
+  const bool scale_first = scale <= 0.f;
   const float factor = scale_first ? 1.f : scale;
 
   // The parity of items decides between two buffers.
@@ -195,9 +195,10 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kOneTileWarps / kMaxWarps)
   auto key_buffer = [&](int item) {
     return shared + map.stage + (two && item % 2 != 0 ? 2 * map.stage_bytes : 0);
   };
-  auto source = [](const void* tensor, int64_t row, int heads, int features) {
+  auto source = [](const void* tensor, uint32_t row, int heads, int features) {
     const int bytes = features * static_cast<int>(sizeof(T));
-    return Source{static_cast<const char*>(tensor) + row * bytes, heads * bytes, features};
+    return Source{static_cast<const char*>(tensor) + uint64_t{row} * static_cast<uint32_t>(bytes),
+                  heads * bytes, features};
   };
   auto load = [&](int item) {
     const ItemRows at(sweep, item);
@@ -247,10 +248,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kOneTileWarps / kMaxWarps)
     const float lse = softmax.finish_rows(factor, inverse, lane % 4);
     const int token = own_rows[8 * (lane % 2) + lane / 4].token;
     if (lane % 4 < 2 && token >= 0)
-      static_cast<float*>(arguments.lse)[at.query + static_cast<int64_t>(token) * problem.heads] =
+      static_cast<float*>(arguments.lse)[at.query + static_cast<uint32_t>(token * problem.heads)] =
           lse;
     store_rows<T, kHeadDim>(out[0], inverse, own, own_rows,
-                            static_cast<T*>(arguments.out) + at.query * problem.value_dim,
+                            static_cast<T*>(arguments.out) +
+                                uint64_t{at.query} * static_cast<uint32_t>(problem.value_dim),
                             problem.heads * problem.value_dim, problem.value_dim, lane);
   };
 

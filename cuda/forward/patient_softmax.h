@@ -70,7 +70,7 @@ struct PatientSoftmax {
       sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
       sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
       inverse[r] = sum[r] == 0.f ? 0.f : 1.f / sum[r];
-      lse[r] = sum[r] == 0.f ? -INFINITY : (log2f(sum[r]) - minus[r]) * kLn2;
+      lse[r] = sum[r] == 0.f ? -INFINITY : (ptx::log2(sum[r]) - minus[r]) * kLn2;
     }
   }
 };

@@ -33,7 +33,7 @@ class StageCopies {
   __device__ __forceinline__ StageCopies(const Source& from, uint32_t to, const int* tokens,
                                          bool any)
       : stride_(from.stride) {
-    const int thread = ptx::thread(), chunk = thread % kLanes, row = thread / kLanes;
+    const int thread = threadIdx.x, chunk = thread % kLanes, row = thread / kLanes;
     column_ = ptx::opaque(from.base + 16 * chunk);
     inside_ = chunk * R::kPerChunk < from.features && any;
     to_ = to + R::chunk_offset(row, chunk);

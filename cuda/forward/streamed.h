@@ -16,6 +16,7 @@
 #include "cuda/plan.h"
 #include "cuda/ptx/anew.h"
 #include "cuda/ptx/cp_async.h"
+#include "cuda/ptx/named_barrier.h"
 #include "cuda/ptx/shared.h"
 #include "cuda/tile/columns.h"
 #include "cuda/tile/find_work.h"
@@ -30,6 +31,7 @@
 namespace jax_na::cuda {
 
 constexpr int kStreamedRowTiles = 2;
+constexpr int kValuesCome = 1;  // a barrier; 0 is __syncthreads()
 
 // CTAs that a multiprocessor has registers for.
 template <int kHeadDim>
@@ -304,6 +306,12 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     }
     const int view = marks >> 4 * warp & 15;
     const uint32_t last = marks & KeyStage::kLast ? 1 : 0;
+    // The values have come, for everybody, and nobody reads keys any more. The barrier has a name,
+    // since warps wait for it in two places.
+    auto values_have_come = [] {
+      ptx::cp_async_wait<0>();
+      ptx::barrier_sync(kValuesCome, 32 * kStreamedWarps);
+    };
     auto next_keys = [&] {
       return copies_of_keys(list.item ^ last, list.stages[at].next,
                             !last || list.items[list.item].more);
@@ -313,21 +321,17 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
       Weights<T> weights[2][kRowTiles];
       find_scores(scores, copies_of_values(list.item, at));
       ptx::cp_async_commit();
-      const int unsure = view & kAllUnsure;
-      if (seldom(unsure != 0 || list.scale_first)) treat(scores, list.stages[at].tile);
+      if (seldom(view & kAllUnsure)) treat(scores, list.stages[at].tile);
       const float factor = list.factor;
       settle(scores, factor);
 #pragma unroll
       for (int part = 0; part < 4 * kRowTiles; ++part) weigh(scores, weights[0], 0, part, factor);
-      ptx::cp_async_wait<0>();
-      // The values have come, for everybody, and nobody reads keys any more.
-      __syncthreads();
+      values_have_come();
       add_values(scores, weights, factor, next_keys());
     } else {
       copies_of_values(list.item, at).start_all();
       ptx::cp_async_commit();
-      ptx::cp_async_wait<0>();
-      __syncthreads();
+      values_have_come();
       next_keys().start_all();
     }
     ptx::cp_async_commit();
@@ -335,7 +339,7 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     if (seldom(last)) {
       const uint32_t item = list.item;
       finish(list.items[item]);
-      if (!list.items[item].more) return;
+      if (!list.items[item].more) break;
       __syncthreads();
       if (threadIdx.x == 0) list.item = item ^ 1;
       load_own(item ^ 1);
@@ -343,6 +347,7 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
       begin_item();
     }
   }
+  ptx::cp_async_wait<0>();
 }
 
 }  // namespace jax_na::cuda

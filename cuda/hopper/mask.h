@@ -6,11 +6,11 @@
 // warp finds the bits, ahead of their use: consumers only look them up.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "cuda/hopper/item.h"
 #include "cuda/hopper/shared.h"
+#include "cuda/ptx/math.h"
 
 namespace jax_na::cuda {
 
@@ -99,8 +99,10 @@ __device__ __forceinline__ void hide_columns(float (&scores)[kScores], const uin
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
 #pragma unroll
-    for (int b = 0; b < kScores / 2; ++b)
-      if (!(seen[r] & (1u << b))) scores[4 * (b / 2) + 2 * r + b % 2] = -INFINITY;
+    for (int b = 0; b < kScores / 2; ++b) {
+      float& score = scores[4 * (b / 2) + 2 * r + b % 2];
+      score = ptx::hidden_unless(seen[r] & (1u << b), score);
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 #include "cuda/plan.h"
 #include "cuda/ptx/cp_async.h"
 #include "cuda/ptx/lane.h"
+#include "cuda/ptx/opaque.h"
 #include "cuda/tile/rows.h"
 #include "cuda/tile/work.h"
 
@@ -64,13 +65,14 @@ __device__ __forceinline__ void copy_rows(int rows, const Source (&from)[kSource
 #pragma unroll
   for (int i = 0; i < kSources; ++i) {
     inside[i] = chunk * R::kPerChunk < from[i].features;
-    column[i] = from[i].base + (inside[i] ? 16 * chunk : 0);
+    column[i] = ptx::opaque(from[i].base + 16 * chunk);
   }
+  // What is not there is not read, wherever its address points.
 #pragma unroll 4
   for (int row = threadIdx.x / R::kChunks; row < rows; row += step) {
     const int token = token_of(row);
     const uint32_t offset = R::chunk_offset(row, chunk);
-    const uint64_t read = static_cast<uint32_t>(max(token, 0));
+    const uint64_t read = static_cast<uint32_t>(token);
 #pragma unroll
     for (int i = 0; i < kSources; ++i)
       ptx::cp_async(to[i] + offset, column[i] + read * static_cast<uint32_t>(from[i].stride),

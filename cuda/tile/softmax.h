@@ -51,64 +51,18 @@ struct RunningSoftmax {
     }
   }
 
-  // The same in two parts, and with few corrections: `maximum` moves, and earlier sums shrink, only
-  // when some row of the warp has outgrown its own by a factor of 2^kSlack. Until then weights are
-  // below that, which changes no rounding, since what they are summed in and divided by has the
-  // same factor. Returns true where earlier sums shrink, which all lanes of a warp agree on.
-  static constexpr float kSlack = 8.f;
-  template <int kTiles>
-  __device__ __forceinline__ bool settle(const float (&scores)[kTiles][4], float factor,
-                                         float (&shrink)[2]) {
-    float highest[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      highest[r] = fmaxf(scores[0][2 * r], scores[0][2 * r + 1]);
-#pragma unroll
-      for (int n = 1; n < kTiles; ++n)
-        highest[r] = fmaxf(highest[r], fmaxf(scores[n][2 * r], scores[n][2 * r + 1]));
-    }
-    // No difference of two infinities is above anything.
-    const bool outgrown =
-        (highest[0] - maximum[0]) * factor > kSlack || (highest[1] - maximum[1]) * factor > kSlack;
-    if (!__any_sync(~0u, outgrown)) return false;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      highest[r] = fmaxf(highest[r], __shfl_xor_sync(~0u, highest[r], 1));
-      highest[r] = fmaxf(highest[r], __shfl_xor_sync(~0u, highest[r], 2));
-      highest[r] = fmaxf(highest[r], maximum[r]);
-      shrink[r] = highest[r] == -INFINITY ? 1.f : ptx::exp2((maximum[r] - highest[r]) * factor);
-      sum[r] *= shrink[r];
-      maximum[r] = highest[r];
-    }
-    return true;
-  }
-  template <int kTiles>
-  __device__ __forceinline__ void weigh(float (&scores)[kTiles][4], float factor) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const float reference = maximum[r] == -INFINITY ? 0.f : maximum[r] * factor;
-      float even = 0.f, odd = 0.f;
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        even += scores[n][2 * r] = ptx::exp2(fmaf(scores[n][2 * r], factor, -reference));
-        odd += scores[n][2 * r + 1] = ptx::exp2(fmaf(scores[n][2 * r + 1], factor, -reference));
-      }
-      sum[r] += even + odd;
-    }
-  }
-
   // Sums over the lanes of a row: the factors that normalise both, and the log-sum-exp of the first
-  // row where `second` is even, else of the second one.
+  // row where `second` is even, else of the second one, all to a few ulp.
   __device__ __forceinline__ float finish_rows(float factor, float (&inverse)[2], int second) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
       sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
-      inverse[r] = sum[r] == 0.f ? 0.f : 1.f / sum[r];
+      inverse[r] = sum[r] == 0.f ? 0.f : __fdividef(1.f, sum[r]);
     }
     const float total = second % 2 == 0 ? sum[0] : sum[1];
     const float highest = second % 2 == 0 ? maximum[0] : maximum[1];
-    return total == 0.f ? -INFINITY : (highest * factor + log2f(total)) * kLn2;
+    return total == 0.f ? -INFINITY : (highest * factor + ptx::log2(total)) * kLn2;
   }
 
   // Sums over the lanes of a row: the factors that normalise it, and its log-sum-exp.

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "core/problem.h"
+#include "cuda/ptx/global_words.h"
 #include "cuda/ptx/shared_words.h"
 #include "cuda/tile/element.h"
 #include "cuda/tile/rows.h"
@@ -41,9 +42,9 @@ __device__ __forceinline__ void store_rows(const float (&values)[kHeadDim / 8][4
   for (int i = lane; i < 16 * R::kChunks; i += 32) {
     const int row = i / R::kChunks, chunk = i % R::kChunks, token = rows[row].token;
     if (token >= 0 && chunk * R::kPerChunk < features) {
-      const uint4 words = ptx::load_shared_16(staging + R::chunk_offset(row, chunk));
-      *reinterpret_cast<uint4*>(to + static_cast<int64_t>(token) * stride + chunk * R::kPerChunk) =
-          words;
+      const uint64_t at = uint64_t{static_cast<uint32_t>(token)} * static_cast<uint32_t>(stride);
+      ptx::store_global_16(to + at + chunk * R::kPerChunk,
+                           ptx::load_shared_16(staging + R::chunk_offset(row, chunk)));
     }
   }
 }

@@ -12,6 +12,14 @@ inline float exp2(float x) {
   return y < 0x1p-126f ? 0.f : y;
 }
 
+inline float hidden_unless(uint32_t bit, float score) {
+  return bit != 0 ? score : -INFINITY;
+}
+
+inline float log2(float x) {
+  return std::log2(x);
+}
+
 inline uint32_t mul_high(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(uint64_t{a} * b >> 32);
 }
