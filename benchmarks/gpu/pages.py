@@ -65,18 +65,17 @@ def section(kind: str, report: dict[str, Any], folder: pathlib.Path, page: pathl
 
 def main(folder: pathlib.Path = RESULTS) -> None:
     found = newest(folder)
+    found["summary"] = {  # of devices where others computed the same function
+        device: report
+        for device, report in found.get("compare", {}).items()
+        if any(row["variant"] == "flex" for row in report["rows"])
+    }
     for name in PAGES:
         page = ROOT / name
 
         def replaced(match: re.Match[str], page: pathlib.Path = page) -> str:
             begin, kind, end = match.groups()
-            reports = found.get("compare" if kind == "summary" else kind, {})
-            if kind == "summary":  # of devices where others computed the same function
-                reports = {
-                    device: report
-                    for device, report in reports.items()
-                    if any(row["variant"] == "flex" for row in report["rows"])
-                }
+            reports = found.get(kind)
             if not reports:
                 return match.group(0)
             said = [section(kind, reports[device], folder, page) for device in sorted(reports)]

@@ -14,8 +14,6 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]  # problems.py, shared with CPU tests; benchmarks
 
-from benchmarks.gpu.record import environment  # noqa: E402
-
 RANDOM_PROBLEMS = 60
 
 _rows: list[dict] = []
@@ -69,6 +67,8 @@ def pytest_sessionfinish(session):
     path = session.config.getoption("--report", None)
     if not path or not _rows or hasattr(session.config, "workerinput"):
         return
+    from benchmarks.gpu.record import environment
+
     report = {
         **environment(),
         "outcomes": dict(_outcomes),

@@ -117,11 +117,8 @@ def run_step(implementation, directory, *flags):
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    lists = {  # the second one where a pass has changed the first
-        name: list(pathlib.Path(directory).glob(f"*.jit_step.thunk_sequence{name}.txt"))
-        for name in ("", "_after_thunk_passes")
-    }
-    (path,) = lists["_after_thunk_passes"] or lists[""]
+    # There is a second list, "_after_thunk_passes", where a pass has changed the first.
+    *_, path = sorted(pathlib.Path(directory).glob("*.jit_step.thunk_sequence*.txt"))
     return ended.stdout, path.read_text()
 
 
