@@ -36,10 +36,13 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
   __syncwarp();
   const bool exists = item.axis[0].rows > 0 && item.axis[1].rows > 0 && item.axis[2].rows > 0;
   if (exists) {
-    for (int a = 0; a < kMaxRank; ++a) {
-      for (int place = lane; place < plan.box(a); place += 32)
-        control.seen[slot][seen_begin(plan, a) + place] =
-            item.axis[a].template seen<kRowsAreKeys>(place);
+    // All axes at a time: each takes a while, and most have a few places.
+    const int second_axis = seen_begin(plan, 1), third_axis = seen_begin(plan, 2);
+#pragma unroll 1
+    for (int at = lane; at < third_axis + plan.box(2); at += 32) {
+      const int a = at < second_axis ? 0 : at < third_axis ? 1 : 2;
+      const int begin = a == 0 ? 0 : a == 1 ? second_axis : third_axis;
+      control.seen[slot][at] = item.axis[a].template seen<kRowsAreKeys>(at - begin);
     }
     if (lane == 0) {
       item.entry = index;
