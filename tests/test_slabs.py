@@ -52,7 +52,8 @@ class Whole:
             normal(*tokens, problem.value_dim),
             normal(*bias),
         )
-        out, lse = kernels.forward(self.geometry, *self.operands, NOWHERE)
+        # In NumPy's hands: indexing an array of JAX's compiles a program.
+        out, lse = map(np.asarray, kernels.forward(self.geometry, *self.operands, NOWHERE))
         self.rows = out, lse, normal(*out.shape), normal(*lse.shape)
         self.gradients = kernels.backward(self.geometry, *self.operands, NOWHERE, *self.rows)
 
@@ -166,7 +167,8 @@ def test_key_slabs_merge_to_the_whole(kernels, problem, data):
         for i, piece in enumerate(pieces):
             keys = [piece if a == axis else queries[a] for a in range(3)]
             slabs.append(Slab(whole, queries, keys, additional=i == 0))
-        out, lse = jax_na.merge(*zip(*(slab.forward() for slab in slabs), strict=True))
+        merge = jax.jit(jax_na.merge)
+        out, lse = merge(*zip(*(slab.forward() for slab in slabs), strict=True))
         whole.close(out, whole.rows[0], f"out of {pieces}")
         whole.close(lse, whole.rows[1], f"lse of {pieces}")
         # Weights relative to the merged lse are those of the whole, so gradients add up.

@@ -64,21 +64,27 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
 template <typename Shape>
 __device__ inline void describe(const HopperArguments& arguments, HopperControl<Shape>& control) {
   const HopperPlan& plan = arguments.plan;
-  RingPlace<kItemsKnown> place;
+  RingPlace<kItemsKnown> item_place;
   auto wait_until_free = [&] {
-    ptx::mbarrier_wait(ptx::shared_address(&control.done[place.stage]), place.parity ^ 1);
+    ptx::mbarrier_wait(ptx::shared_address(&control.done[item_place.stage]), item_place.parity ^ 1);
   };
-  for (int index = blockIdx.x; index < plan.items; index += gridDim.x) {
+  const int ctas = gridDim.x;
+  int place = blockIdx.x;  // of the CTA in a round
+  for (int first = 0; first < plan.items; first += ctas) {
+    const int index = first + place;
+    place += plan.turn;
+    if (place >= ctas) place -= ctas;
+    if (index >= plan.items) continue;
     wait_until_free();
-    if (!describe_item<false>(plan, arguments.problem, arguments.origins, control, place.stage,
+    if (!describe_item<false>(plan, arguments.problem, arguments.origins, control, item_place.stage,
                               index))
       continue;
-    ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
-    place.next();
+    ptx::mbarrier_arrive(ptx::shared_address(&control.described[item_place.stage]));
+    item_place.next();
   }
   wait_until_free();
-  if (ptx::lane() == 0) control.items[place.stage].last = true;
-  ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
+  if (ptx::lane() == 0) control.items[item_place.stage].last = true;
+  ptx::mbarrier_arrive(ptx::shared_address(&control.described[item_place.stage]));
 }
 
 }  // namespace jax_na::cuda
