@@ -82,7 +82,7 @@ jax_na_cuda_kernels(hopper_query_gradient_float16 cuda/hopper/query_gradient/ins
 set(launches cuda/backward_choice.cc cuda/device.cc cuda/dispatch.cc cuda/forward_choice.cc cuda/fused.cc cuda/plan.cc
   cuda/gemm/gemm.cc
   cuda/hopper/cost.cc cuda/hopper/forward.cc cuda/hopper/maps.cc
-  cuda/hopper/plan.cc cuda/hopper/tensor_map.cc
+  cuda/hopper/plan.cc cuda/hopper/tensor_map.cc cuda/hopper/turn.cc
   cuda/hopper/backward/backward.cc cuda/hopper/backward/maps.cc cuda/hopper/backward/plan.cc
   cuda/hopper/query_gradient/query_gradient.cc
   cuda/naive/naive.cc)

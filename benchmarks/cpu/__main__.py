@@ -3,8 +3,9 @@
     python -m benchmarks.cpu [--rounds 7] [--quick] [--torch-python PYTHON] [--save]
 
 Variants take turns, round by round, in one process on all cores; a row is the minimum and the
-median in milliseconds. PyTorch's FlexAttention, forward only, runs in a process of its own. The
-"fused" rows run again in processes tied to one core and to two, and for their peak memory.
+median in milliseconds of calls that follow others of the same variant. PyTorch's FlexAttention,
+forward only, runs in a process of its own. The "fused" rows run again in processes tied to one core
+and to two, and for their peak memory.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ RESULTS = pathlib.Path(__file__).parents[1] / "results"
 # Slots of a window above which shifted views are not tried: each is an unrolled copy.
 LARGEST_UNROLLED = 128
 LARGEST_DENSE = 8192  # tokens above which all pairs are not tried
+UNTIMED = 2  # calls before a timed one,
+SHORT = 0.5  # of what takes fewer seconds
 
 
 def variants(problem: Problem) -> dict[str, Callable[..., jax.Array] | None]:
@@ -72,15 +75,28 @@ def variants(problem: Problem) -> dict[str, Callable[..., jax.Array] | None]:
 
 
 def time_in_turns(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every call, one call of each function in a round, after one that compiles."""
-    for function in functions.values():
+    """Milliseconds of a call of each function in every round.
+
+    What took its turn before may leave no memory of the process behind that its pages are mapped
+    for, and a virtual machine's may have to come from its host: calls that are not timed go first,
+    where they are short.
+    """
+
+    def seconds(function: Callable[[], Any]) -> float:
+        start = time.perf_counter()
         jax.block_until_ready(function())
+        return time.perf_counter() - start
+
     times: dict[str, list[float]] = {name: [] for name in functions}
+    untimed = {}
+    for name, function in functions.items():
+        seconds(function)  # compiles
+        untimed[name] = UNTIMED if seconds(function) < SHORT else 0
     for _ in range(rounds):
         for name, function in functions.items():
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            times[name].append(1e3 * (time.perf_counter() - start))
+            for _ in range(untimed[name]):
+                seconds(function)
+            times[name].append(1e3 * seconds(function))
     return times
 
 

@@ -96,7 +96,8 @@ def compare(report: Report) -> str:
             best = others(rows, theirs)
             for row in rows:
                 if row.get("reason"):
-                    missing.setdefault(f"{row['variant']}: {row['reason']}", []).append(problem)
+                    why = f"{row['variant']}, {which}: {row['reason']}"
+                    missing.setdefault(why, []).append(problem)
             own = next((row for row in rows if row["variant"] == "fused" and row["ms"]), None)
             if own is None:
                 continue
@@ -222,6 +223,7 @@ def models(report: Report) -> str:
     for model in unique(report["rows"], "model"):
         for which in unique(report["rows"], "pass"):
             rows = [r for r in report["rows"] if (r["model"], r["pass"]) == (model, which)]
+            rows.sort(key=lambda row: row["variant"] != "fused")  # the one that others are told by
             own = next((row for row in rows if row["variant"] == "fused" and row["ms"]), None)
             for row in rows:
                 if not row["ms"]:

@@ -112,20 +112,24 @@ struct HopperConsumer {
   __device__ __forceinline__ void repeat_scores(Scores& scores) {
     const int lane = ptx::lane(), warp = ptx::thread() % 128 / 32;
     const int query = 16 * warp + lane % 16, key = lane / 16 * 8 + lane % 8;
+    constexpr int kPanelSteps = Shape::kLineBytes / 32;
+    // The swizzle of 128-byte rows is by row, that of 64-byte rows by pair of rows.
+    auto swizzle = [](int row) { return Shape::kLineBytes == 128 ? row % 8 : row / 2 % 4; };
 #pragma unroll
     for (float& score : scores) score = 0.f;
 #pragma unroll 1
     for (int step = 0; step < Shape::kHeadDim / 16; ++step) {
-      const uint32_t rows = queries(query_place.stage) + step / 4 * Shape::kRowPanelBytes;
-      const uint32_t columns = key_stage() + step / 4 * Shape::kStagePanelBytes;
-      const int chunk = 2 * (step % 4);
+      const int panel = step / kPanelSteps, chunk = 2 * (step % kPanelSteps);
+      const uint32_t rows = queries(query_place.stage) + panel * Shape::kRowPanelBytes;
+      const uint32_t columns = key_stage() + panel * Shape::kStagePanelBytes;
       uint32_t a[4];
-      ptx::ldmatrix(a, rows + query * kPanelRowBytes + ((chunk + lane / 16) ^ (query % 8)) * 16);
+      ptx::ldmatrix(a,
+                    rows + query * Shape::kLineBytes + ((chunk + lane / 16) ^ swizzle(query)) * 16);
 #pragma unroll
       for (int n = 0; n < Shape::kBlock / 8; n += 2) {
         uint32_t b[4];
-        ptx::ldmatrix(b, columns + (8 * n + key) * kPanelRowBytes +
-                             ((chunk + lane / 8 % 2) ^ (key % 8)) * 16);
+        ptx::ldmatrix(b, columns + (8 * n + key) * Shape::kLineBytes +
+                             ((chunk + lane / 8 % 2) ^ swizzle(key)) * 16);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           auto& d = *reinterpret_cast<float (*)[4]>(scores + 4 * (n + i));

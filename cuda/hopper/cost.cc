@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "cuda/hopper/backward/pairs.h"
-#include "cuda/hopper/item.h"
+#include "cuda/hopper/turn.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -105,6 +105,24 @@ const AxisSums& AxisTable::of(Line& line, int rows, int warpgroups, int columns)
   return sums;
 }
 
+AxisItem AxisTable::item_at(const HopperPlan& plan, int place) const {
+  AxisItem item{};
+  if (rows_are_keys_)
+    make_axis_item<true>(item, axis_, plan, which_, 0, place * plan.box(which_));
+  else
+    make_axis_item<false>(item, axis_, plan, which_, 0, place * plan.box(which_));
+  return item;
+}
+
+BoxTiles AxisTable::box_tiles(const HopperPlan& plan, int place) const {
+  const AxisItem item = item_at(plan, place);
+  BoxTiles box{static_cast<double>(item.tiles), 0};
+  const int warpgroups = plan.warpgroups[which_];
+  for (int w = 0; w < warpgroups; ++w)
+    box.needed += needed_tiles(item, plan, which_, w) / static_cast<double>(warpgroups);
+  return box;
+}
+
 AxisSums AxisTable::sum(int rows, int warpgroups, int columns) const {
   AxisSums sums;
   sums.tiles = 0;
@@ -117,11 +135,7 @@ AxisSums AxisTable::sum(int rows, int warpgroups, int columns) const {
   const int looked_at = modular_ ? boxes : std::min(boxes, kBoxesLookedAt);
   for (int i = 0; i < looked_at; ++i) {
     const int place = static_cast<int>(static_cast<int64_t>(i) * boxes / looked_at);
-    AxisItem item{};
-    if (rows_are_keys_)
-      make_axis_item<true>(item, axis_, plan, which_, 0, place * box);
-    else
-      make_axis_item<false>(item, axis_, plan, which_, 0, place * box);
+    const AxisItem item = item_at(plan, place);
     sums.tiles += item.tiles;
     for (int w = 0; w < warpgroups; ++w) {
       const int behind = item.tiles - item.seam_tiles;
@@ -164,13 +178,12 @@ double LaunchCost::items(const int (&rows)[kMaxRank], const int (&warpgroups)[kM
 
 double LaunchCost::clocks(double items, const TileCounts& tiles, double masked,
                           double lines) const {
-  constexpr double kPassedOver = 0.25;  // of the price of a tile
-  const double met =
-      passes_over() ? tiles.needed + kPassedOver * (tiles.all - tiles.needed) : tiles.all;
   // A multiprocessor that is done early takes from what another one would be late with.
   const double share = std::max(1.0, items / (multiprocessors_ * limits_.resident));
   const double rounds = limits_.resident * (0.25 * std::ceil(share) + 0.75 * share);
-  const double each = ((met + lines) * prices_.tile + masked * prices_.masked_tile) / items;
+  const double each =
+      ((met(tiles.needed, tiles.all) + lines) * prices_.tile + masked * prices_.masked_tile) /
+      items;
   return launches_ * ((each + prices_.item) * rounds + prices_.launch);
 }
 
@@ -196,7 +209,30 @@ bool LaunchCost::price(HopperPlan& plan) {
   plan.group_y = FastDiv(problem_.axes[1].dilation);
   plan.group_x = FastDiv(problem_.axes[2].dilation);
   plan.heads = FastDiv(row_heads());
+  if (!limits_.rows_are_keys) plan.turn = turn(plan);
   return true;
+}
+
+int LaunchCost::turn(const HopperPlan& plan) const {
+  const int ctas = multiprocessors_ * limits_.resident;
+  if (plan.items <= ctas || plan.items / ctas > kMostTurnedRounds) return 0;
+  // Of the boxes of a head, which go by in the same order in every one.
+  std::vector<double> clocks;
+  const int *order = plan.order, *boxes = plan.boxes;
+  std::vector<BoxTiles> along[kMaxRank];
+  for (int a = 0; a < kMaxRank; ++a) {
+    for (int place = 0; place < boxes[a]; ++place)
+      along[a].push_back(axes_[a].box_tiles(plan, place));
+  }
+  for (const BoxTiles& last : along[order[2]]) {
+    for (const BoxTiles& middle : along[order[1]]) {
+      for (const BoxTiles& first : along[order[0]])
+        clocks.push_back(prices_.item +
+                         prices_.tile * met(first.needed * middle.needed * last.needed,
+                                            first.all * middle.all * last.all));
+    }
+  }
+  return best_turn(clocks, plan.items, ctas);
 }
 
 }  // namespace jax_na::cuda

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/problem.h"
+#include "cuda/hopper/item.h"
 #include "cuda/hopper/plan.h"
 
 namespace jax_na::cuda {
@@ -29,6 +30,11 @@ struct AxisSums {
   double sure = 0;    // of them, those that a warpgroup meets whole, on average
   double needed = 0;  // of them, those that a warpgroup does not pass over, on average
   bool legal = true;
+};
+
+// The tiles of one box of rows, along an axis: all, and those that a warpgroup does not pass over.
+struct BoxTiles {
+  double all, needed;
 };
 
 // The tiles of a launch: products of sums over its axes.
@@ -58,8 +64,11 @@ class AxisTable {
   using Line = std::vector<AxisSums>;
   Line& line(int rows, int warpgroups);
   const AxisSums& of(Line& line, int rows, int warpgroups, int columns) const;
+  // Of the box at `place` of a dilation group.
+  BoxTiles box_tiles(const HopperPlan& plan, int place) const;
 
  private:
+  AxisItem item_at(const HopperPlan& plan, int place) const;
   AxisSums sum(int rows, int warpgroups, int columns) const;
 
   Axis axis_;
@@ -106,6 +115,12 @@ class LaunchCost {
  private:
   // Whether warpgroups pass over the tiles that they do not need.
   bool passes_over() const { return limits_.rows_are_keys ? limits_.pairs : limits_.resident == 2; }
+  // What counts of a number of tiles.
+  double met(double needed, double all) const {
+    constexpr double kPassedOver = 0.25;  // of the price of a tile
+    return passes_over() ? needed + kPassedOver * (all - needed) : all;
+  }
+  int turn(const HopperPlan& plan) const;
   int row_heads() const { return limits_.rows_are_keys ? problem_.kv_heads : problem_.heads; }
 
   Problem problem_;  // of the first launch

@@ -36,10 +36,13 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
   __syncwarp();
   const bool exists = item.axis[0].rows > 0 && item.axis[1].rows > 0 && item.axis[2].rows > 0;
   if (exists) {
-    for (int a = 0; a < kMaxRank; ++a) {
-      for (int place = lane; place < plan.box(a); place += 32)
-        control.seen[slot][seen_begin(plan, a) + place] =
-            item.axis[a].template seen<kRowsAreKeys>(place);
+    // All axes at a time: each takes a while, and most have a few places.
+    const int second_axis = seen_begin(plan, 1), third_axis = seen_begin(plan, 2);
+#pragma unroll 1
+    for (int at = lane; at < third_axis + plan.box(2); at += 32) {
+      const int a = at < second_axis ? 0 : at < third_axis ? 1 : 2;
+      const int begin = a == 0 ? 0 : a == 1 ? second_axis : third_axis;
+      control.seen[slot][at] = item.axis[a].template seen<kRowsAreKeys>(at - begin);
     }
     if (lane == 0) {
       item.entry = index;
@@ -61,21 +64,27 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
 template <typename Shape>
 __device__ inline void describe(const HopperArguments& arguments, HopperControl<Shape>& control) {
   const HopperPlan& plan = arguments.plan;
-  RingPlace<kItemsKnown> place;
+  RingPlace<kItemsKnown> item_place;
   auto wait_until_free = [&] {
-    ptx::mbarrier_wait(ptx::shared_address(&control.done[place.stage]), place.parity ^ 1);
+    ptx::mbarrier_wait(ptx::shared_address(&control.done[item_place.stage]), item_place.parity ^ 1);
   };
-  for (int index = blockIdx.x; index < plan.items; index += gridDim.x) {
+  const int ctas = gridDim.x;
+  int place = blockIdx.x;  // of the CTA in a round
+  for (int first = 0; first < plan.items; first += ctas) {
+    const int index = first + place;
+    place += plan.turn;
+    if (place >= ctas) place -= ctas;
+    if (index >= plan.items) continue;
     wait_until_free();
-    if (!describe_item<false>(plan, arguments.problem, arguments.origins, control, place.stage,
+    if (!describe_item<false>(plan, arguments.problem, arguments.origins, control, item_place.stage,
                               index))
       continue;
-    ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
-    place.next();
+    ptx::mbarrier_arrive(ptx::shared_address(&control.described[item_place.stage]));
+    item_place.next();
   }
   wait_until_free();
-  if (ptx::lane() == 0) control.items[place.stage].last = true;
-  ptx::mbarrier_arrive(ptx::shared_address(&control.described[place.stage]));
+  if (ptx::lane() == 0) control.items[item_place.stage].last = true;
+  ptx::mbarrier_arrive(ptx::shared_address(&control.described[item_place.stage]));
 }
 
 }  // namespace jax_na::cuda

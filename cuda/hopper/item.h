@@ -11,6 +11,23 @@
 
 namespace jax_na::cuda {
 
+// What `use` finds by the rule. Divisions by a stride of 1, as most are, leave the code: a GPU
+// takes long for them, and kernels with short items would wait for those to be described.
+template <typename Use>
+JAX_NA_INLINE auto with_rule(Rule rule, Use use) {
+  if (rule.stride != 1) return use(rule);
+  rule.stride = 1;
+  return use(rule);
+}
+
+// The same of an axis and its dilation.
+template <typename Use>
+JAX_NA_INLINE auto with_axis(Axis axis, Use use) {
+  if (axis.dilation != 1) return use(axis);
+  axis.dilation = 1;
+  return use(axis);
+}
+
 // Columns are counted from the first one that is met. A periodic axis may be met across its seam,
 // behind which tiles begin anew: no box of the copy engine goes around.
 struct AxisItem {
@@ -45,8 +62,10 @@ struct AxisItem {
     if (!kRowsAreKeys) place = min_of(place, rows - 1);
     if (place >= rows) return {0, 0};
     const int at = first + place;
-    const Interval all = (kRowsAreKeys ? rule.queries_of(at) : rule.window_of(at)).clipped(met);
-    return {all.begin - met.begin, all.end - met.begin};
+    const Interval all = with_rule(
+        rule, [&](const Rule& by) { return kRowsAreKeys ? by.queries_of(at) : by.window_of(at); });
+    const Interval own = all.clipped(met);
+    return {own.begin - met.begin, own.end - met.begin};
   }
 };
 
@@ -55,9 +74,16 @@ template <bool kRowsAreKeys>
 JAX_NA_INLINE void make_axis_item(AxisItem& item, const Axis& axis, const HopperPlan& plan,
                                   int which, int group, int begin) {
   constexpr int kEverything = 1 << 30;
-  const Held rows = kRowsAreKeys ? axis.keys(group) : axis.queries(group);
-  const Held columns = kRowsAreKeys ? axis.queries(group) : axis.keys(group);
-  const Rule rule = axis.rule(group);
+  struct Group {
+    Held rows, columns;
+    Rule rule;
+  };
+  const Group of = with_axis(axis, [&](const Axis& by) {
+    return kRowsAreKeys ? Group{by.keys(group), by.queries(group), by.rule(group)}
+                        : Group{by.queries(group), by.keys(group), by.rule(group)};
+  });
+  const Held &rows = of.rows, &columns = of.columns;
+  const Rule& rule = of.rule;
   const int count = max_of(min_of(begin + plan.box(which), rows.count) - begin, 0);
   const int first = rows.begin + begin;
   item.rule = rule;
@@ -66,7 +92,9 @@ JAX_NA_INLINE void make_axis_item(AxisItem& item, const Axis& axis, const Hopper
   item.first = first;
   item.row = rows.token(first);
   const Interval all{first, first + count};
-  Interval met = kRowsAreKeys ? rule.queries_union(all) : rule.window_union(all);
+  Interval met = with_rule(rule, [&](const Rule& by) {
+    return kRowsAreKeys ? by.queries_union(all) : by.window_union(all);
+  });
   if (!axis.modular()) met = met.clipped(columns.positions());
   item.met = met;
   const int extent = plan.columns[which];
@@ -90,11 +118,7 @@ JAX_NA_INLINE void make_axis_item(AxisItem& item, const Axis& axis, const Hopper
     // gradient of the queries is a sum over them.
     item.sure[w] = {-kEverything, kRowsAreKeys ? -kEverything : kEverything};
     if (kRowsAreKeys ? high - low == plan.rows[which] : high > low) {
-      const Interval own{first + low, first + high};
-      const Interval sure =
-          (kRowsAreKeys ? rule.queries_intersection(own) : rule.window_intersection(own))
-              .clipped(met);
-      item.sure[w] = {sure.begin - met.begin, sure.end - met.begin};
+      item.sure[w] = {item.seen<kRowsAreKeys>(high - 1).begin, item.seen<kRowsAreKeys>(low).end};
     }
   }
 }

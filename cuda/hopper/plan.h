@@ -36,6 +36,7 @@ struct HopperPlan {
   FastDiv boxes_along[kMaxRank];      // in that order
   FastDiv group_z, group_y, group_x;  // dilation of a launch's axes
   FastDiv heads;
+  int turn = 0;  // CTAs that items move on by, from one round of all CTAs to the next (turn.h)
   // Expected of all items of the first launch, for what is printed and for the predicted time.
   double tiles = 0;         // that a CTA meets
   double masked_tiles = 0;  // of them, those that a warpgroup masks, on average

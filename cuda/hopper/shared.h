@@ -3,7 +3,7 @@
 // Rows of 128 bytes, 64 elements of a token, in panels: the first 64 features of all rows of a
 // tensor, then the next. The copy engine writes them so, and the tensor cores read them so. Where
 // the head dimension ends inside a panel, the rest holds what follows in the tensor and no product
-// reads it.
+// reads it. Heads of 32 features have rows of 64 bytes.
 #pragma once
 
 #include <cstdint>
@@ -32,14 +32,14 @@ struct HopperShape {
   static constexpr int kOtherRegisters = kResident == 1 ? 56 : 48;
   static_assert(kResident * 128 * (kOtherRegisters + kWarpgroups * kConsumerRegisters) <= 65536,
                 "more registers than there are");
-  static constexpr int kLineBytes = kPanelRowBytes;  // of a row of a panel
-  static constexpr int kLineElements = kPanelElements;
-  static constexpr int kPanels = (kHeadDim + kPanelElements - 1) / kPanelElements;
-  static constexpr int kRowPanelBytes = kWarpgroupRows * kPanelRowBytes;
+  static constexpr int kLineBytes = kHeadDim > 32 ? 128 : 64;  // of a row of a panel
+  static constexpr int kLineElements = kLineBytes / 2;
+  static constexpr int kPanels = (kHeadDim + kLineElements - 1) / kLineElements;
+  static constexpr int kRowPanelBytes = kWarpgroupRows * kLineBytes;
   static constexpr bool kValuesLate = true;  // needed after the keys of the next tile
   static constexpr int kQueryTensors = 1;    // that have the rows of queries
   static constexpr int kQueryBytes = kPanels * kRowPanelBytes;  // of a warpgroup, in each of them
-  static constexpr int kStagePanelBytes = kBlock * kPanelRowBytes;
+  static constexpr int kStagePanelBytes = kBlock * kLineBytes;
   static constexpr int kStageBytes = kPanels * kStagePanelBytes;
   // Results leave in panels that the head dimension is a multiple of.
   static constexpr int kOutElements = kHeadDim % 64 == 0 ? 64 : 32;

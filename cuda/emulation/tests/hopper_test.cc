@@ -7,6 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <string>
@@ -36,6 +37,8 @@ void run_hopper(Case of) {
   of.problem.scale = std::copysign(scale, of.problem.scale);
   if (large) of.name += ", large scores";
   of.name += ", " + std::to_string(head_dim) + " and " + std::to_string(value_dim) + " features";
+  // With a CTA for every item, and with two multiprocessors, whose CTAs have several.
+  cudaSetDevice((number % 3 == 0 ? 0 : 3) % device_count());
   cuda::Device device;
   cuda::current_device(device);
   const cuda::HopperChoice best = cuda::choose_hopper(of.problem, Stored::kBFloat16, device);
@@ -66,6 +69,9 @@ void run_hopper(Case of) {
     if (wrong.empty())
       wrong = cuda::adopt_hopper(of.problem, Stored::kBFloat16, device, choice.plan).refusal;
     if (!wrong.empty()) fail_case(with.name, "the plan is refused: " + wrong);
+    // A turn that may not be the best one.
+    const int ctas = std::min(choice.plan.items, device.multiprocessors * instance.limits.resident);
+    if (number % 2 == 0) choice.plan.turn = (number + 1) % ctas;
     const Implementation hopper = {
         [&](const Forward& f) { return cuda::launch_hopper(choice, f, nullptr); }, nullptr,
         nullptr};
@@ -81,7 +87,10 @@ void run_hopper(Case of) {
 
 int main(int count, char** arguments) {
   using namespace jax_na::emulation;
-  const std::string wrong = jax_na::cuda::load_hopper();
-  if (!wrong.empty()) fail_case("loading the kernels", wrong);
+  for (int device : {0, 3}) {
+    cudaSetDevice(device % device_count());
+    const std::string wrong = jax_na::cuda::load_hopper();
+    if (!wrong.empty()) fail_case("loading the kernels", wrong);
+  }
   return run_chosen_cases(count, arguments, run_hopper);
 }

@@ -16,8 +16,10 @@ JAX_NA_INLINE int tile_pairs(const AxisItem& x, const HopperPlan& plan) {
   const int half = plan.rows[2], extent = plan.columns[2], columns = x.met.size();
   if (plan.warpgroups[2] != 2 || x.rows <= half) return 0;
   auto column = [&](int position) { return min_of(max_of(position - x.met.begin, 0), columns); };
-  const int first_end = column(x.rule.queries_of(x.first + half - 1).end);
-  const int second_begin = column(x.rule.queries_of(x.first + half).begin);
+  const Interval between = with_rule(x.rule, [&](const Rule& by) {
+    return Interval{by.queries_of(x.first + half).begin, by.queries_of(x.first + half - 1).end};
+  });
+  const int first_end = column(between.end), second_begin = column(between.begin);
   const int before_second = second_begin < x.seam ? second_begin / extent
                                                   : x.seam_tiles + (second_begin - x.seam) / extent;
   const int up_to_first = first_end <= x.seam ? ceil_div(first_end, extent)
