@@ -75,9 +75,10 @@ Choice search(const std::vector<Instance>& instances, Pass pass, const Problem& 
       resident = 1;
     const int64_t items = items_of(problem, pass, *best.instance);
     best.sweep.heads = FastDiv(static_cast<int>(items / problem.batch));
-    best.sweep.sharers =
-        sharers(best.sweep.all_boxes(problem), items,
-                static_cast<int64_t>(std::max(resident, 1)) * device.multiprocessors);
+    const int64_t boxes = best.sweep.all_boxes(problem);
+    const int64_t held = static_cast<int64_t>(std::max(resident, 1)) * device.multiprocessors;
+    best.sweep.sharers = sharers(boxes, items, held);
+    best.sweep.at_once = boxes * best.sweep.sharers <= held;
   }
   return best;
 }

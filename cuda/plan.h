@@ -51,6 +51,7 @@ struct Sweep {
   FastDiv head_group;       // query heads of a key head
   uint32_t query_rows = 0;  // of a batch entry: tokens times heads
   uint32_t key_rows = 0;
+  int at_once = 0;  // whether the GPU holds all CTAs of the grid at the same time
 
   void set_sizes() {
     warp_count = warps[0] * warps[1] * warps[2];

@@ -18,7 +18,9 @@
 #include "cuda/tile/fragment.h"
 #include "cuda/tile/load.h"
 #include "cuda/tile/softmax.h"
+#include "cuda/tile/steps.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tables.h"
 #include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
@@ -42,18 +44,16 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
   const Problem& problem = arguments.problem;
   const SharedMap& map = sweep.map;
   Columns<kBlock>& columns = *reinterpret_cast<Columns<kBlock>*>(shared + map.columns);
-  RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
-  Work& work = *reinterpret_cast<Work*>(shared + map.work);
-  int* tokens = reinterpret_cast<int*>(shared + map.tokens);
-  Place* places = reinterpret_cast<Place*>(shared + map.places);
-  int* shares = reinterpret_cast<int*>(shared + map.shares);
+  const CtaTables tables(shared, map);
+  RowWork* rows = tables.rows;
+  Work& work = tables.work;
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 
   find_work<Side::kQueries>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
   find_columns(problem, sweep, 1, columns);
-  find_places(sweep, places);
+  find_places(sweep, tables.places);
   const RowWork* own_rows = rows + warp * sweep.warp_rows();
   const uint32_t own = warp * sweep.warp_rows() * R::kBytes;
 
@@ -69,30 +69,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
   float out[kRowTiles][kHeadDim / 8][4];
 
   auto describe = [&](int index) {
-    const int slot = index % kStepsKnown;
-    describe_step(problem, sweep, arguments.bias, index, Side::kQueries, 1, work);
-    const Tile& stage = work.steps[slot].tile;
-    const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
-                          problem.axes[2].key_count};
-    if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents);
-    const int seeing = ptx::lane();
-    if (seeing < sweep.warp_count)
-      work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
+    describe_for_warps<Side::kQueries, kBlock>(problem, sweep, arguments.bias, 1, index, tables);
   };
-
-  auto find = [&](int step, int table) {
-    const int slot = step % kStepsKnown;
-    const Step& s = work.steps[slot];
-    find_tokens(sweep, places, shares + slot * sweep.stage_extents, s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows);
-  };
-
-  // The tensors of the streamed side have a row of `features` for each of `heads` heads.
-  auto source = [&](const void* tensor, int64_t offset, int heads, int features) {
-    return Source{static_cast<const char*>(tensor) + offset * static_cast<int64_t>(sizeof(T)),
-                  heads * features * static_cast<int>(sizeof(T)), features};
-  };
+  auto find = [&](int step, int table) { find_step_tokens(sweep, tables, step, table); };
 
   // Where an item's queries are.
   auto own_buffer = [&](const Step& s) {
@@ -102,22 +81,22 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows;
+    const int* stage_tokens = tables.tokens + table * sweep.stage_rows;
     const uint32_t key_to = base + map.stage + 2 * buffer * map.stage_bytes;
     load_rows<T, kHeadDim, 2>(sweep.stage_rows,
-                              {source(s.window ? arguments.key : arguments.additional_keys, s.key,
-                                      problem.kv_heads, problem.head_dim),
-                               source(s.window ? arguments.value : arguments.additional_values,
-                                      s.value, problem.kv_heads, problem.value_dim)},
+                              {source<T>(s.window ? arguments.key : arguments.additional_keys,
+                                         s.key, problem.kv_heads, problem.head_dim),
+                               source<T>(s.window ? arguments.value : arguments.additional_values,
+                                         s.value, problem.kv_heads, problem.value_dim)},
                               {key_to, key_to + map.stage_bytes},
                               [&](int row) { return stage_tokens[row]; });
   };
 
   auto load_own = [&](int step) {
     const Step& s = work.steps[step % kStepsKnown];
-    load_rows<T, kHeadDim, 1>(sweep.rows,
-                              {source(arguments.query, s.query, problem.heads, problem.head_dim)},
-                              {own_buffer(s)}, [&](int row) { return rows[row].token; });
+    load_rows<T, kHeadDim, 1>(
+        sweep.rows, {source<T>(arguments.query, s.query, problem.heads, problem.head_dim)},
+        {own_buffer(s)}, [&](int row) { return rows[row].token; });
   };
 
   auto used_chunks = [&](const Tile& tile) {
@@ -269,7 +248,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
     if (s.last) finish(s, own_buffer(s) + own);
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
+  run_steps(
+      work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, [] {}, compute);
 }
 
 }  // namespace jax_na::cuda

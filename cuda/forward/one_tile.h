@@ -11,16 +11,18 @@
 
 #include "cuda/launch.h"
 #include "cuda/plan.h"
-#include "cuda/ptx/anew.h"
 #include "cuda/ptx/cp_async.h"
 #include "cuda/ptx/math.h"
+#include "cuda/ptx/opaque.h"
 #include "cuda/ptx/shared.h"
 #include "cuda/tile/columns.h"
 #include "cuda/tile/find_work.h"
 #include "cuda/tile/fragment.h"
 #include "cuda/tile/load.h"
+#include "cuda/tile/prefetch.h"
 #include "cuda/tile/softmax.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tables.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
 
@@ -136,52 +138,35 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kOneTileWarps / kMaxWarps)
   const Problem& problem = arguments.problem;
   const SharedMap& map = sweep.map;
   Columns<kBlock>& columns = *reinterpret_cast<Columns<kBlock>*>(shared_memory + map.columns);
-  RowWork* rows = reinterpret_cast<RowWork*>(shared_memory + map.rows);
-  Work& work = *reinterpret_cast<Work*>(shared_memory + map.work);
-  int* tokens = reinterpret_cast<int*>(shared_memory + map.tokens);
-  Place* places = reinterpret_cast<Place*>(shared_memory + map.places);
-  int* shares = reinterpret_cast<int*>(shared_memory + map.shares);
+  const CtaTables tables(shared_memory, map);
+  RowWork* rows = tables.rows;
+  Work& work = tables.work;
+  int* tokens = tables.tokens;
   const uint32_t shared = ptx::shared_address(shared_memory);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
+  const int all_items = static_cast<int>(problem.batch) * problem.heads;
+  if (sweep.at_once) {
+    const int64_t queries = problem.batch * problem.query_tokens() * problem.heads;
+    const int64_t keys = problem.batch * problem.key_tokens() * problem.kv_heads;
+    prefetch_first<T, 3>({{arguments.query, queries * problem.head_dim},
+                          {arguments.key, keys * problem.head_dim},
+                          {arguments.value, keys * problem.value_dim}},
+                         all_items, sweep.buffers);
+  }
   find_work<Side::kQueries>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
-  find_columns(problem, sweep, 1, columns);
-  find_places(sweep, places);
+  find_places(sweep, tables.places);
   if (warp == 0) {
     const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
                           problem.axes[2].key_count};
-    find_shares(sweep, work, counts, work.stages.begin, shares);
+    find_shares(sweep, work, counts, work.stages.begin, tables.shares);
   }
   __syncthreads();
-  find_tokens(sweep, places, shares, 0, 0, tokens);
-
-  const RowWork* own_rows = rows + warp * kRowsPerFragment;
-  const bool has_rows = own_rows[0].token >= 0;
-  OnlyTile<kChunks> tile;
-  {
-    const Tile at = only_tile(sweep, work, warp);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const RowWork& row = own_rows[8 * r + lane / 4];
-      // What rows without a token see does not matter.
-      tile.seen[r] =
-          row.token < 0 ? ~0u : seen_columns(columns, sweep, row, at, kAllUnsure, lane % 4);
-    }
-    tile.find_masks();
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      const StreamedLane scores = scores_lane(lane), combine = combine_lane(lane);
-      const uint32_t first =
-          R::chunk_offset(at.row + columns.row[16 * c + scores.row], scores.half);
-      const uint32_t second =
-          R::chunk_offset(at.row + columns.row[16 * c + combine.row], combine.half);
-      tile.places[c] = first >> 4 | second >> 4 << 16;
-    }
-  }
+  find_tokens(sweep, tables.places, tables.shares, 0, 0, tokens);
   __syncthreads();
 
-  const int items = own_items(static_cast<int>(problem.batch) * problem.heads);
+  const int items = own_items(all_items);
   const bool two = sweep.buffers == 2;
   // exp2(factor * score); where that would not do the scores are scaled first.
   const float scale = static_cast<float>(problem.scale * 1.4426950408889634);
@@ -212,6 +197,38 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kOneTileWarps / kMaxWarps)
                               {source(arguments.query, at.query, problem.heads, problem.head_dim)},
                               {own_buffer(item)}, [&](int row) { return rows[row].token; });
   };
+
+  // Everything else is found while the first items come.
+  const int ahead = two ? 2 : 1;
+  for (int item = 0; item < ahead; ++item) {
+    if (item < items) load(item);
+    ptx::cp_async_commit();
+  }
+  find_columns(problem, sweep, 1, columns);
+  __syncthreads();
+  const RowWork* own_rows = rows + warp * kRowsPerFragment;
+  const bool has_rows = own_rows[0].token >= 0;
+  OnlyTile<kChunks> tile;
+  {
+    const Tile at = only_tile(sweep, work, warp);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const RowWork& row = own_rows[8 * r + lane / 4];
+      // What rows without a token see does not matter.
+      tile.seen[r] =
+          row.token < 0 ? ~0u : seen_columns(columns, sweep, row, at, kAllUnsure, lane % 4);
+    }
+    tile.find_masks();
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const StreamedLane scores = scores_lane(lane), combine = combine_lane(lane);
+      const uint32_t first =
+          R::chunk_offset(at.row + columns.row[16 * c + scores.row], scores.half);
+      const uint32_t second =
+          R::chunk_offset(at.row + columns.row[16 * c + combine.row], combine.half);
+      tile.places[c] = first >> 4 | second >> 4 << 16;
+    }
+  }
 
   auto compute = [&](int item) {
     const uint32_t own = own_buffer(item) + warp * kRowsPerFragment * R::kBytes;
@@ -256,10 +273,15 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kOneTileWarps / kMaxWarps)
                             problem.heads * problem.value_dim, problem.value_dim, lane);
   };
 
+  if (two) {
+    ptx::cp_async_wait<1>();
+  } else {
+    ptx::cp_async_wait<0>();
+  }
+  __syncthreads();
   // With two buffers the copies of an item run under the computation of the one before.
-  const int ahead = two ? 2 : 1;
-  for (int item = -ahead; item < items; ++item) {
-    if (item >= 0 && has_rows) compute(item);
+  for (int item = 0; item < items; ++item) {
+    if (has_rows) compute(item);
     if (two) ptx::cp_async_wait<0>();
     // Everybody's copies have come, and nobody reads what the next ones overwrite.
     __syncthreads();

@@ -14,9 +14,9 @@
 #include "cuda/forward/stage_list.h"
 #include "cuda/launch.h"
 #include "cuda/plan.h"
-#include "cuda/ptx/anew.h"
 #include "cuda/ptx/cp_async.h"
 #include "cuda/ptx/named_barrier.h"
+#include "cuda/ptx/opaque.h"
 #include "cuda/ptx/shared.h"
 #include "cuda/tile/columns.h"
 #include "cuda/tile/find_work.h"
@@ -24,6 +24,7 @@
 #include "cuda/tile/load.h"
 #include "cuda/tile/softmax.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tables.h"
 #include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
@@ -59,10 +60,10 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   const Problem& problem = arguments.problem;
   const SharedMap& map = sweep.map;
   Columns<kBlock>& columns = *reinterpret_cast<Columns<kBlock>*>(shared + map.columns);
-  RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
-  Work& work = *reinterpret_cast<Work*>(shared + map.work);
+  const CtaTables tables(shared, map);
+  RowWork* rows = tables.rows;
+  Work& work = tables.work;
   StageList& list = *reinterpret_cast<StageList*>(shared + map.list);
-  Place* places = reinterpret_cast<Place*>(shared + map.places);
   const uint32_t base = ptx::shared_address(shared);
   const uint32_t keys = base + map.stage, values = keys + map.stage_bytes;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   find_work<Side::kQueries>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
   find_columns(problem, sweep, 1, columns);
-  find_places(sweep, places);
+  find_places(sweep, tables.places);
   const RowWork* own_rows = rows + warp * sweep.warp_rows();
   const uint32_t own = base + map.stationary + warp * sweep.warp_rows() * R::kBytes;
 
@@ -285,8 +286,8 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     list.factor = list.scale_first ? 1.f : list.scale;
   }
   __syncthreads();
-  find_stages<Copies::kApart>(problem, sweep, work, 0, 0, places, list);
-  find_stages<Copies::kApart>(problem, sweep, work, 1, 1, places, list);
+  find_stages<Copies::kApart>(problem, sweep, work, 0, 0, tables.places, list);
+  find_stages<Copies::kApart>(problem, sweep, work, 1, 1, tables.places, list);
   __syncthreads();
   copies_of_keys(0, 0, true).start_all();
   load_own(0);
@@ -300,7 +301,7 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     if (seldom(marks & (KeyStage::kFirst | KeyStage::kDescribes))) {
       if (marks & KeyStage::kDescribes)
         find_stages<Copies::kApart>(problem, sweep, work, list.stages[at].batch,
-                                    at / StageList::kBatch ^ 1, places, list);
+                                    at / StageList::kBatch ^ 1, tables.places, list);
       if ((marks & KeyStage::kFirst) && threadIdx.x == 0)
         find_item(arguments, sweep, list.described + 1, sizeof(T), list);
     }

@@ -16,7 +16,9 @@
 #include "cuda/tile/find_work.h"
 #include "cuda/tile/fragment.h"
 #include "cuda/tile/load.h"
+#include "cuda/tile/steps.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tables.h"
 #include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
@@ -41,11 +43,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
   const Problem& problem = arguments.problem;
   const SharedMap& map = sweep.map;
   Tables& tables = *reinterpret_cast<Tables*>(shared + map.columns);
-  RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
-  Work& work = *reinterpret_cast<Work*>(shared + map.work);
-  int* tokens = reinterpret_cast<int*>(shared + map.tokens);
-  Place* places = reinterpret_cast<Place*>(shared + map.places);
-  int* shares = reinterpret_cast<int*>(shared + map.shares);
+  const CtaTables known(shared, map);
+  RowWork* rows = known.rows;
+  Work& work = known.work;
   StreamedRow* streamed = reinterpret_cast<StreamedRow*>(shared + map.scalars);
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
   const RowWork* own_rows = rows + 16 * warp;
   const int* own_slots = tables.row_slots + 16 * warp;
 
-  find_places(sweep, places);
+  find_places(sweep, known.places);
 
   const Stages& stages = work.stages;
   const bool same_tokens = stages.total == 1;
@@ -69,28 +69,13 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
 
   // The stages of all query heads of a key head follow each other.
   auto describe = [&](int index) {
-    const int known = index % kStepsKnown;
-    describe_step(problem, sweep, nullptr, index, Side::kKeys, 1, work);
-    const Tile& stage = work.steps[known].tile;
-    const int counts[] = {problem.axes[0].query_count, problem.axes[1].query_count,
-                          problem.axes[2].query_count};
-    if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents);
-    const int seeing = ptx::lane();
-    if (seeing < sweep.warp_count)
-      work.view[known][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
+    describe_for_warps<Side::kKeys, kBlock>(problem, sweep, nullptr, 1, index, known);
   };
-
-  auto find = [&](int step, int table) {
-    const int known = step % kStepsKnown;
-    const Step& s = work.steps[known];
-    find_tokens(sweep, places, shares + known * sweep.stage_extents, s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows);
-  };
+  auto find = [&](int step, int table) { find_step_tokens(sweep, known, step, table); };
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows;
+    const int* stage_tokens = known.tokens + table * sweep.stage_rows;
     load_rows<T, kHeadDim, 1>(
         sweep.stage_rows,
         {Source{static_cast<const char*>(arguments.from) + s.out * static_cast<int64_t>(sizeof(T)),
@@ -100,7 +85,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
         [&](int row) { return stage_tokens[row]; });
     // The table of tokens is another step's by the time that the weights are gathered.
     if (!same_tokens || step < sweep.buffers)
-      find_stage_slots(problem, sweep, work, s.tile.origin, places, stage_tokens,
+      find_stage_slots(problem, sweep, work, s.tile.origin, known.places, stage_tokens,
                        streamed + buffer * sweep.stage_rows);
   };
 
@@ -171,7 +156,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
                             problem.kv_heads * problem.value_dim, problem.value_dim, lane);
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
+  run_steps(
+      work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, [] {}, compute);
 }
 
 }  // namespace jax_na::cuda

@@ -19,6 +19,8 @@
 #include "cuda/tile/find_work.h"
 #include "cuda/tile/fragment.h"
 #include "cuda/tile/load.h"
+#include "cuda/tile/steps.h"
+#include "cuda/tile/tables.h"
 #include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
@@ -46,11 +48,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
   const Problem& problem = arguments.problem;
   const SharedMap& map = sweep.map;
   Tables& tables = *reinterpret_cast<Tables*>(shared + map.columns);
-  RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
-  Work& work = *reinterpret_cast<Work*>(shared + map.work);
-  int* tokens = reinterpret_cast<int*>(shared + map.tokens);
-  Place* places = reinterpret_cast<Place*>(shared + map.places);
-  int* shares = reinterpret_cast<int*>(shared + map.shares);
+  const CtaTables known(shared, map);
+  RowWork* rows = known.rows;
+  Work& work = known.work;
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
   const uint32_t own = first_row * R::kBytes;
   const float* staging = tables.staging[warp];
 
-  find_places(sweep, places);
+  find_places(sweep, known.places);
 
   const Stages& stages = work.stages;
   const int steps = own_items(static_cast<int>(problem.batch) * problem.heads) * stages.total;
@@ -76,24 +76,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
   Stationary<T, kHeadDim, kRowTiles, kInRegisters> query;
 
   auto describe = [&](int index) {
-    const int known = index % kStepsKnown;
-    describe_step(problem, sweep, arguments.bias, index, Side::kQueries, 1, work);
-    const Tile& stage = work.steps[known].tile;
-    const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
-                          problem.axes[2].key_count};
-    if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + known * sweep.stage_extents);
-    const int seeing = ptx::lane();
-    if (seeing < sweep.warp_count)
-      work.view[known][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
+    describe_for_warps<Side::kQueries, kBlock>(problem, sweep, arguments.bias, 1, index, known);
   };
-
-  auto find = [&](int step, int table) {
-    const int known = step % kStepsKnown;
-    const Step& s = work.steps[known];
-    find_tokens(sweep, places, shares + known * sweep.stage_extents, s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows);
-  };
+  auto find = [&](int step, int table) { find_step_tokens(sweep, known, step, table); };
 
   auto source = [&](const void* tensor, int64_t offset, int heads) {
     return Source{static_cast<const char*>(tensor) + offset * static_cast<int64_t>(sizeof(T)),
@@ -108,7 +93,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows;
+    const int* stage_tokens = known.tokens + table * sweep.stage_rows;
     load_rows<T, kHeadDim, 1>(
         sweep.stage_rows,
         {source(s.window ? arguments.key : arguments.additional_keys, s.key, problem.kv_heads)},
@@ -205,7 +190,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
     }
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
+  run_steps(
+      work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, [] {}, compute);
 }
 
 }  // namespace jax_na::cuda

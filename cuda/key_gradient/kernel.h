@@ -12,8 +12,11 @@
 #include "cuda/tile/find_work.h"
 #include "cuda/tile/fragment.h"
 #include "cuda/tile/load.h"
+#include "cuda/tile/prefetch.h"
 #include "cuda/tile/softmax.h"
+#include "cuda/tile/steps.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tables.h"
 #include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
@@ -43,24 +46,30 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
   const Problem& problem = arguments.problem;
   const SharedMap& map = sweep.map;
   Columns<kBlock>& columns = *reinterpret_cast<Columns<kBlock>*>(shared + map.columns);
-  RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
-  Work& work = *reinterpret_cast<Work*>(shared + map.work);
-  int* tokens = reinterpret_cast<int*>(shared + map.tokens);
-  Place* places = reinterpret_cast<Place*>(shared + map.places);
-  int* shares = reinterpret_cast<int*>(shared + map.shares);
+  const CtaTables tables(shared, map);
+  RowWork* rows = tables.rows;
+  Work& work = tables.work;
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 
+  const int all_items = static_cast<int>(problem.batch) * problem.kv_heads * kParts;
+  if (sweep.at_once) {
+    const int64_t queries = problem.batch * problem.query_tokens() * problem.heads;
+    const int64_t keys = problem.batch * problem.key_tokens() * problem.kv_heads;
+    prefetch_first<T, 4>({{arguments.query, queries * problem.head_dim},
+                          {arguments.key, keys * problem.head_dim},
+                          {arguments.value, keys * problem.value_dim},
+                          {arguments.dout, queries * problem.value_dim}},
+                         all_items, sweep.buffers);
+  }
   find_work<Side::kKeys>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
-  find_columns(problem, sweep, -1, columns);
-  find_places(sweep, places);
+  find_places(sweep, tables.places);
   const RowWork* own_rows = rows + 16 * warp;
   const uint32_t own = 16 * warp * R::kBytes;
 
   const Stages& stages = work.stages;
-  const int steps = own_items(static_cast<int>(problem.batch) * problem.kv_heads * kParts) *
-                    stages.total * sweep.group;
+  const int steps = own_items(all_items) * stages.total * sweep.group;
   // Turns scores into exponents of 2; with a bias scale_scores does it.
   const float factor =
       problem.bias_batch > 0 ? 1.f : static_cast<float>(problem.scale * 1.4426950408889634);
@@ -70,30 +79,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
 
   // The stages of all query heads of a key head follow each other.
   auto describe = [&](int index) {
-    const int slot = index % kStepsKnown;
-    describe_step(problem, sweep, arguments.bias, index, Side::kKeys, kParts, work);
-    const Tile& stage = work.steps[slot].tile;
-    const int counts[] = {problem.axes[0].query_count, problem.axes[1].query_count,
-                          problem.axes[2].query_count};
-    if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents);
-    const int seeing = ptx::lane();
-    if (seeing < sweep.warp_count)
-      work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
+    describe_for_warps<Side::kKeys, kBlock>(problem, sweep, arguments.bias, kParts, index, tables);
   };
-
-  auto find = [&](int step, int table) {
-    const int slot = step % kStepsKnown;
-    const Step& s = work.steps[slot];
-    find_tokens(sweep, places, shares + slot * sweep.stage_extents, s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows);
-  };
-
-  // The tensors have a row of `features` for each of `heads` heads.
-  auto source = [&](const void* tensor, int64_t offset, int heads, int features) {
-    return Source{static_cast<const char*>(tensor) + offset * static_cast<int64_t>(sizeof(T)),
-                  heads * features * static_cast<int>(sizeof(T)), features};
-  };
+  auto find = [&](int step, int table) { find_step_tokens(sweep, tables, step, table); };
 
   // Where an item's keys are; its values follow them.
   auto own_buffer = [&](const Step& s) {
@@ -103,11 +91,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows;
+    const int* stage_tokens = tables.tokens + table * sweep.stage_rows;
     const uint32_t query_to = base + map.stage + 2 * buffer * map.stage_bytes;
     load_rows<T, kHeadDim, 2>(sweep.stage_rows,
-                              {source(arguments.query, s.query, problem.heads, problem.head_dim),
-                               source(arguments.dout, s.out, problem.heads, problem.value_dim)},
+                              {source<T>(arguments.query, s.query, problem.heads, problem.head_dim),
+                               source<T>(arguments.dout, s.out, problem.heads, problem.value_dim)},
                               {query_to, query_to + map.stage_bytes},
                               [&](int row) { return stage_tokens[row]; });
     load_scalars(stage_tokens, sweep.stage_rows, static_cast<const float*>(arguments.lse) + s.lse,
@@ -119,8 +107,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
     const Step& s = work.steps[step % kStepsKnown];
     load_rows<T, kHeadDim, 2>(
         sweep.rows,
-        {source(arguments.key, s.key, problem.kv_heads, problem.head_dim),
-         source(arguments.value, s.value, problem.kv_heads, problem.value_dim)},
+        {source<T>(arguments.key, s.key, problem.kv_heads, problem.head_dim),
+         source<T>(arguments.value, s.value, problem.kv_heads, problem.value_dim)},
         {own_buffer(s), own_buffer(s) + map.stationary_bytes},
         [&](int row) { return rows[row].token; });
   };
@@ -242,7 +230,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kKeyGradientWarps<T, kHeadDim>
           problem.value_dim, first);
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
+  run_steps(
+      work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own,
+      [&] { find_columns(problem, sweep, -1, columns); }, compute);
 }
 
 }  // namespace jax_na::cuda

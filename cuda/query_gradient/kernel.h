@@ -16,8 +16,11 @@
 #include "cuda/tile/find_work.h"
 #include "cuda/tile/fragment.h"
 #include "cuda/tile/load.h"
+#include "cuda/tile/prefetch.h"
 #include "cuda/tile/softmax.h"
+#include "cuda/tile/steps.h"
 #include "cuda/tile/store.h"
+#include "cuda/tile/tables.h"
 #include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
 #include "cuda/tile/work.h"
@@ -42,23 +45,31 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
   const Problem& problem = arguments.problem;
   const SharedMap& map = sweep.map;
   Columns<kBlock>& columns = *reinterpret_cast<Columns<kBlock>*>(shared + map.columns);
-  RowWork* rows = reinterpret_cast<RowWork*>(shared + map.rows);
-  Work& work = *reinterpret_cast<Work*>(shared + map.work);
-  int* tokens = reinterpret_cast<int*>(shared + map.tokens);
-  Place* places = reinterpret_cast<Place*>(shared + map.places);
-  int* shares = reinterpret_cast<int*>(shared + map.shares);
+  const CtaTables tables(shared, map);
+  RowWork* rows = tables.rows;
+  Work& work = tables.work;
   const uint32_t base = ptx::shared_address(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
 
+  const int all_items = static_cast<int>(problem.batch) * problem.heads;
+  if (sweep.at_once) {
+    const int64_t queries = problem.batch * problem.query_tokens() * problem.heads;
+    const int64_t keys = problem.batch * problem.key_tokens() * problem.kv_heads;
+    prefetch_first<T, 5>({{arguments.query, queries * problem.head_dim},
+                          {arguments.key, keys * problem.head_dim},
+                          {arguments.value, keys * problem.value_dim},
+                          {arguments.out, queries * problem.value_dim},
+                          {arguments.dout, queries * problem.value_dim}},
+                         all_items, sweep.buffers);
+  }
   find_work<Side::kQueries>(problem, arguments.origins, sweep, blockIdx.x, work, rows);
   if (work.empty()) return;
-  find_columns(problem, sweep, 1, columns);
-  find_places(sweep, places);
+  find_places(sweep, tables.places);
   const RowWork* own_rows = rows + warp * sweep.warp_rows();
   const uint32_t own = warp * sweep.warp_rows() * R::kBytes;
 
   const Stages& stages = work.stages;
-  const int steps = own_items(static_cast<int>(problem.batch) * problem.heads) * stages.total;
+  const int steps = own_items(all_items) * stages.total;
   const float scale = static_cast<float>(problem.scale);
   const float factor = static_cast<float>(problem.scale * 1.4426950408889634);
 
@@ -67,30 +78,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
   float dquery[kRowTiles][kHeadDim / 8][4];
 
   auto describe = [&](int index) {
-    const int slot = index % kStepsKnown;
-    describe_step(problem, sweep, arguments.bias, index, Side::kQueries, 1, work);
-    const Tile& stage = work.steps[slot].tile;
-    const int counts[] = {problem.axes[0].key_count, problem.axes[1].key_count,
-                          problem.axes[2].key_count};
-    if (index == 0 || stages.total > 1)
-      find_shares(sweep, work, counts, stage.origin, shares + slot * sweep.stage_extents);
-    const int seeing = ptx::lane();
-    if (seeing < sweep.warp_count)
-      work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
+    describe_for_warps<Side::kQueries, kBlock>(problem, sweep, arguments.bias, 1, index, tables);
   };
-
-  auto find = [&](int step, int table) {
-    const int slot = step % kStepsKnown;
-    const Step& s = work.steps[slot];
-    find_tokens(sweep, places, shares + slot * sweep.stage_extents, s.tile.line, s.line_begin,
-                tokens + table * sweep.stage_rows);
-  };
-
-  // The tensors of the streamed side have a row of `features` for each of `heads` heads.
-  auto source = [&](const void* tensor, int64_t offset, int heads, int features) {
-    return Source{static_cast<const char*>(tensor) + offset * static_cast<int64_t>(sizeof(T)),
-                  heads * features * static_cast<int>(sizeof(T)), features};
-  };
+  auto find = [&](int step, int table) { find_step_tokens(sweep, tables, step, table); };
 
   // Where an item's queries are; dout follows them.
   auto own_buffer = [&](const Step& s) {
@@ -100,13 +90,13 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
 
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
-    const int* stage_tokens = tokens + table * sweep.stage_rows;
+    const int* stage_tokens = tables.tokens + table * sweep.stage_rows;
     const uint32_t key_to = base + map.stage + 2 * buffer * map.stage_bytes;
     load_rows<T, kHeadDim, 2>(sweep.stage_rows,
-                              {source(s.window ? arguments.key : arguments.additional_keys, s.key,
-                                      problem.kv_heads, problem.head_dim),
-                               source(s.window ? arguments.value : arguments.additional_values,
-                                      s.value, problem.kv_heads, problem.value_dim)},
+                              {source<T>(s.window ? arguments.key : arguments.additional_keys,
+                                         s.key, problem.kv_heads, problem.head_dim),
+                               source<T>(s.window ? arguments.value : arguments.additional_values,
+                                         s.value, problem.kv_heads, problem.value_dim)},
                               {key_to, key_to + map.stage_bytes},
                               [&](int row) { return stage_tokens[row]; });
   };
@@ -114,8 +104,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
   auto load_own = [&](int step) {
     const Step& s = work.steps[step % kStepsKnown];
     load_rows<T, kHeadDim, 2>(sweep.rows,
-                              {source(arguments.query, s.query, problem.heads, problem.head_dim),
-                               source(arguments.dout, s.out, problem.heads, problem.value_dim)},
+                              {source<T>(arguments.query, s.query, problem.heads, problem.head_dim),
+                               source<T>(arguments.dout, s.out, problem.heads, problem.value_dim)},
                               {own_buffer(s), own_buffer(s) + map.stationary_bytes},
                               [&](int row) { return rows[row].token; });
   };
@@ -130,27 +120,41 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       const int token = own_rows[16 * m + lane / 2].token;
-      float sum = 0.f;
-      if (token >= 0) {
-        const T* out = outs + static_cast<int64_t>(token) * problem.heads * problem.value_dim;
-        for (int chunk = lane % 2; chunk * R::kPerChunk < problem.value_dim; chunk += 2) {
-          const uint32_t at = own_dout + 16 * m * R::kBytes + R::chunk_offset(lane / 2, chunk);
-          const uint4 a = ptx::load_shared_16(at);
-          const uint4 b = *reinterpret_cast<const uint4*>(out + chunk * R::kPerChunk);
-          sum += dot<T>(a.x, b.x) + dot<T>(a.y, b.y) + dot<T>(a.z, b.z) + dot<T>(a.w, b.w);
-        }
-      }
-      sum += __shfl_xor_sync(~0u, sum, 1);
+      const int64_t at = static_cast<int64_t>(token) * problem.heads;
+      float sum = 0.f, of_dlse = 0.f;
       float stored = INFINITY;  // a row that is no token has no weights
       if (token >= 0) {
-        const int64_t at = static_cast<int64_t>(token) * problem.heads;
-        sum -= dlses[at];
-        // Nor has one that sees nothing but a bias of -inf.
-        if (lses[at] != -INFINITY) stored = lses[at] * kLog2E;
-        if (lane % 2 == 0) {
-          delta_to[at] = sum;
-          lse_to[at] = stored;
+        // Everything is on its way before any of it is waited for.
+        const float of_lse = lses[at];
+        of_dlse = dlses[at];
+        const T* out = outs + at * problem.value_dim;
+        constexpr int kTogether = R::kChunks % 8 == 0 ? 4 : 2;
+        for (int begin = lane % 2; begin * R::kPerChunk < problem.value_dim;
+             begin += 2 * kTogether) {
+          uint4 b[kTogether];
+#pragma unroll
+          for (int i = 0; i < kTogether; ++i) {
+            const int chunk = begin + 2 * i;
+            b[i] = {0, 0, 0, 0};
+            if (chunk * R::kPerChunk < problem.value_dim)
+              b[i] = *reinterpret_cast<const uint4*>(out + chunk * R::kPerChunk);
+          }
+#pragma unroll
+          for (int i = 0; i < kTogether; ++i) {
+            const uint4 a = ptx::load_shared_16(own_dout + 16 * m * R::kBytes +
+                                                R::chunk_offset(lane / 2, begin + 2 * i));
+            sum += dot<T>(a.x, b[i].x) + dot<T>(a.y, b[i].y) + dot<T>(a.z, b[i].z) +
+                   dot<T>(a.w, b[i].w);
+          }
         }
+        // Nor has one that sees nothing but a bias of -inf.
+        if (of_lse != -INFINITY) stored = of_lse * kLog2E;
+      }
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum -= of_dlse;
+      if (token >= 0 && lane % 2 == 0) {
+        delta_to[at] = sum;
+        lse_to[at] = stored;
       }
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
@@ -300,7 +304,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
                               to, problem.heads * problem.head_dim, problem.head_dim, lane);
   };
 
-  run_steps(work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own, compute);
+  run_steps(
+      work.warp[warp].progress, steps, sweep, work, describe, find, load, load_own,
+      [&] { find_columns(problem, sweep, 1, columns); }, compute);
 }
 
 }  // namespace jax_na::cuda

@@ -12,7 +12,35 @@ namespace jax_na::cuda {
 
 template <Side kStationary>
 __device__ inline Interval seen_by(const Rule& rule, int position) {
-  return kStationary == Side::kQueries ? rule.window_of(position) : rule.queries_of(position);
+  auto seen = [&](const Rule& by) {
+    return kStationary == Side::kQueries ? by.window_of(position) : by.queries_of(position);
+  };
+  if (rule.stride != 1) return seen(rule);
+  // Without a division.
+  return seen({rule.length, rule.window, 1, rule.causal, rule.boundary});
+}
+
+// What some, and what every, position of a box sees, which is not empty. One copy of code serves
+// both ends: a CTA cannot begin before it has read all of this.
+struct SeenByBox {
+  Interval some, every;
+};
+template <Side kStationary>
+__device__ inline SeenByBox seen_by_box(const Rule& rule, Interval box) {
+  SeenByBox all{};
+#pragma unroll 1
+  for (int position = box.begin;; position = box.end - 1) {
+    const Interval seen = seen_by<kStationary>(rule, position);
+    if (position == box.begin) {
+      all.some.begin = seen.begin;
+      all.every.end = seen.end;
+    }
+    if (position == box.end - 1) {
+      all.every.begin = seen.begin;
+      all.some.end = seen.end;
+      return all;
+    }
+  }
 }
 
 template <Side kStationary>
@@ -20,18 +48,27 @@ __device__ inline AxisWork axis_work(const Axis& axis, int group, int begin, int
   AxisWork work;
   work.rule = axis.rule(group);
   work.modular = axis.modular();
-  Held queries = axis.queries(group), keys = axis.keys(group);
-  work.stationary = kStationary == Side::kQueries ? queries : keys;
-  work.streamed = kStationary == Side::kQueries ? keys : queries;
+  if (axis.query_count == axis.length && axis.key_count == axis.length) {
+    work.stationary = work.streamed = {0, work.rule.length, group, axis.dilation};
+  } else {
+    const Held queries = axis.queries(group), keys = axis.keys(group);
+    work.stationary = kStationary == Side::kQueries ? queries : keys;
+    work.streamed = kStationary == Side::kQueries ? keys : queries;
+  }
   Interval held = work.stationary.positions();
   work.box = Interval{held.begin + begin, held.begin + begin + box}.clipped(held);
   work.met = {0, 0};
   if (work.box.size() > 0) {
-    work.met = {seen_by<kStationary>(work.rule, work.box.begin).begin,
-                seen_by<kStationary>(work.rule, work.box.end - 1).end};
+    work.met = seen_by_box<kStationary>(work.rule, work.box).some;
     if (!work.modular) work.met = work.met.clipped(work.streamed.positions());
   }
   return work;
+}
+
+// The logarithm of a number of warps along an axis, which is a power of two.
+__device__ __forceinline__ int log2_of(int warps) {
+  static_assert(kMaxWarps <= 8);
+  return (warps > 1) + (warps > 2) + (warps > 4);
 }
 
 // Fills `work` and the CTA's rows. `block` is the CTA's index among the boxes of all dilation
@@ -53,32 +90,34 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
   __syncthreads();
   if (work.empty()) return;
 
-  if (thread < kMaxRank * sweep.warp_count) {
-    const int axis = thread % kMaxRank;
-    const int warp = thread / kMaxRank;
+  // The first warps find rows; others, where there are any, what follows.
+  const int from_last = static_cast<int>(blockDim.x) - 1 - thread;
+  if (from_last < kMaxRank * sweep.warp_count) {
+    const int axis = from_last % kMaxRank;
+    const int warp = from_last / kMaxRank;
     const int behind = axis == 2 ? 1 : axis == 1 ? sweep.warps[2] : sweep.warps[2] * sweep.warps[1];
-    const int place = warp / behind % sweep.warps[axis];
+    const int place = warp >> log2_of(behind) & (sweep.warps[axis] - 1);
     WarpWork& mine = work.warp[warp];
     const AxisWork& at = work.axis[axis];
     const int begin = at.box.begin + place * sweep.warp_box[axis];
     Interval box = Interval{begin, begin + sweep.warp_box[axis]}.clipped(at.box);
     mine.need[axis] = mine.sure[axis] = {0, 0};
     if (box.size() > 0) {
-      Interval first = seen_by<kStationary>(at.rule, box.begin);
-      Interval last = seen_by<kStationary>(at.rule, box.end - 1);
-      mine.need[axis] = Interval{first.begin, last.end}.clipped(at.met);
-      mine.sure[axis] = Interval{last.begin, first.end}.clipped(at.met);
+      const SeenByBox seen = seen_by_box<kStationary>(at.rule, box);
+      mine.need[axis] = seen.some.clipped(at.met);
+      mine.sure[axis] = seen.every.clipped(at.met);
       // A row of fragments that holds no token sees nothing, so nothing is sure.
       if (box.size() < sweep.warp_box[axis]) mine.sure[axis] = {0, 0};
     }
   }
-  if (thread == static_cast<int>(blockDim.x) - 1) {
+  if (thread == static_cast<int>(blockDim.x) / 2) {
     Stages& stages = work.stages;
     stages.windows = 1;
     for (int a = 0; a < kMaxRank; ++a) {
       const Interval met = work.axis[a].met;
       stages.begin[a] = met.begin;
-      stages.count[a] = max((met.size() + sweep.stage[a] - 1) / sweep.stage[a], 1);
+      stages.count[a] =
+          met.size() <= sweep.stage[a] ? 1 : (met.size() + sweep.stage[a] - 1) / sweep.stage[a];
       stages.windows *= stages.count[a];
     }
     stages.line_rows = sweep.stage_rows;
@@ -86,34 +125,33 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
     stages.total = stages.windows + (line + stages.line_rows - 1) / stages.line_rows;
   }
   for (int row = thread; row < sweep.rows; row += blockDim.x) {
-    int warp = row / sweep.warp_rows(), within = row % sweep.warp_rows();
-    int place[kMaxRank], position[kMaxRank];
-    place[2] = warp % sweep.warps[2] * sweep.warp_box[2] + sweep.box_x.split(within);
-    place[1] =
-        warp / sweep.warps[2] % sweep.warps[1] * sweep.warp_box[1] + sweep.box_y.split(within);
-    place[0] = warp / (sweep.warps[2] * sweep.warps[1]) * sweep.warp_box[0] + within;
-    RowWork mine{0, 0, {}};
-    bool holds = within < sweep.warp_box[0];
-#pragma unroll
+    static_assert(kRowsPerFragment == 16);
+    const int warp = row >> (sweep.row_tiles == 2 ? 5 : 4);
+    int within = row - warp * sweep.warp_rows();
+    const int of_x = log2_of(sweep.warps[2]), of_y = log2_of(sweep.warps[1]);
+    const int x = (warp & (sweep.warps[2] - 1)) * sweep.warp_box[2] + sweep.box_x.split(within);
+    const int y =
+        (warp >> of_x & (sweep.warps[1] - 1)) * sweep.warp_box[1] + sweep.box_y.split(within);
+    const int z = (warp >> (of_x + of_y)) * sweep.warp_box[0] + within;
+    const bool holds = within < sweep.warp_box[0] && z < work.axis[0].box.size() &&
+                       y < work.axis[1].box.size() && x < work.axis[2].box.size();
+    RowWork& mine = rows[row];
+    int token = 0, bias = 0;
+#pragma unroll 1
     for (int a = 0; a < kMaxRank; ++a) {
       const AxisWork& at = work.axis[a];
-      position[a] = at.box.begin + place[a];
-      holds = holds && position[a] < at.box.end;
-    }
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) {
-      const AxisWork& at = work.axis[a];
-      mine.seen[a] = {0, 0};
-      if (holds) mine.seen[a] = seen_by<kStationary>(at.rule, position[a]).clipped(at.met);
       const Axis& axis = problem.axes[a];
+      const int position = at.box.begin + (a == 2 ? x : a == 1 ? y : z);
+      mine.seen[a] = {0, 0};
+      if (holds) mine.seen[a] = seen_by<kStationary>(at.rule, position).clipped(at.met);
       const int count = kStationary == Side::kQueries ? axis.query_count : axis.key_count;
-      mine.token = mine.token * count + (holds ? at.stationary.token(position[a]) : 0);
+      token = token * count + (holds ? at.stationary.token(position) : 0);
       // Bias index: key - query + window - 1 on every axis.
       const int sign = kStationary == Side::kQueries ? -1 : 1;
-      mine.bias = mine.bias * (2 * axis.window - 1) + sign * position[a] + axis.window - 1;
+      bias = bias * (2 * axis.window - 1) + sign * position + axis.window - 1;
     }
-    if (!holds) mine.token = -1;
-    rows[row] = mine;
+    mine.token = holds ? token : -1;
+    mine.bias = bias;
   }
   __syncthreads();
   if (thread < sweep.warp_count) {

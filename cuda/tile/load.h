@@ -23,6 +23,14 @@ struct Source {
   int features;  // a multiple of 16 bytes
 };
 
+// The same of a tensor of T from element `offset` on.
+template <typename T>
+__device__ __forceinline__ Source source(const void* tensor, int64_t offset, int heads,
+                                         int features) {
+  return {static_cast<const char*>(tensor) + offset * static_cast<int64_t>(sizeof(T)),
+          heads * features * static_cast<int>(sizeof(T)), features};
+}
+
 // Starts copies of rows: `token_of(row)` is the token of a row, kZeros or kUnmet.
 template <typename T, int kHeadDim, int kSources, typename TokenOf>
 __device__ __forceinline__ void load_rows(int rows, const Source (&from)[kSources],
