@@ -17,10 +17,11 @@ EMULATION = ROOT / "cuda" / "emulation"
 FLAGS = ("-std=c++17", "-Wno-unknown-pragmas", "-Wno-psabi")
 # The emulation's headers come first: it has its own of CUDA's and of cuda/ptx.
 INCLUDES = (f"-I{EMULATION / 'include'}", f"-I{ROOT}")
-# Of dozens of kernels each runs for a moment: to optimise them more takes longer than it saves.
 HOST_FLAGS = ("-O1", *FLAGS, *INCLUDES)
+# Of dozens of kernels each runs for a moment, most of it in the emulation: -Og compiles them in 5/8
+# of the time that -O1 takes, and they run a twentieth longer.
 KERNEL_FLAGS = (
-    *HOST_FLAGS,
+    *("-Og", *FLAGS, *INCLUDES),
     *("-x", "c++", "-DJAX_NA_EMULATION", "-include", "cuda_runtime.h"),
 )
 
@@ -86,7 +87,7 @@ def _run(*command: object) -> None:
 def build(directory: pathlib.Path) -> dict[str, pathlib.Path]:
     """Compiles every test program into `directory`, with all cores; returns them by name."""
     emulation = [
-        Source(str(path.relative_to(ROOT)), options=("-O2",))
+        Source(str(path.relative_to(ROOT)), options=("-O3",))
         for path in sorted(EMULATION.glob("*.cc"))
     ]
     attention_tests, own_tests, shared = [], [], []

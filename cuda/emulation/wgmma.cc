@@ -48,23 +48,23 @@ class Operand {
       fail("wgmma: an operand at the shared address %u begins inside of eight rows", start_);
   }
 
-  // numbers[row][k] for `rows` rows from `first`.
-  void read(int first, int rows, float (*number)(uint16_t), float (*numbers)[kDepth]) const {
+  // Calls take(row, k, bits) for each number of `rows` rows from `first`.
+  template <typename Take>
+  void read(int first, int rows, Take take) const {
+    uint16_t chunk[kPerChunk];
     if (by_depth_) {
       for (int k = 0; k < kDepth; ++k) {
         for (int row = 0; row < rows; row += kPerChunk) {
-          uint16_t chunk[kPerChunk];
           read_chunk(address_by_depth((first + row) / kPerChunk, k), chunk);
-          for (int i = 0; i < kPerChunk; ++i) numbers[row + i][k] = number(chunk[i]);
+          for (int i = 0; i < kPerChunk; ++i) take(row + i, k, chunk[i]);
         }
       }
       return;
     }
     for (int row = 0; row < rows; ++row) {
       for (int half = 0; half < 2; ++half) {
-        uint16_t chunk[kPerChunk];
         read_chunk(address(first + row, half), chunk);
-        for (int i = 0; i < kPerChunk; ++i) numbers[row][kPerChunk * half + i] = number(chunk[i]);
+        for (int i = 0; i < kPerChunk; ++i) take(row, kPerChunk * half + i, chunk[i]);
       }
     }
   }
@@ -98,11 +98,12 @@ class Operand {
 
 void make(const Product& product, int warp) {
   const Wgmma& of = product.uniform;
-  float a[kWarpRows][kDepth];
-  static float b[kMostColumns][kDepth];
+  double a[kWarpRows][kDepth];
+  static double b[kDepth][kMostColumns];
   if (of.a == nullptr) {
     Operand(of.a_operand, of.a_by_depth)
-        .read(kWarpRows * (warp % kWarpsOfGroup), kWarpRows, of.number, a);
+        .read(kWarpRows * (warp % kWarpsOfGroup), kWarpRows,
+              [&](int row, int k, uint16_t bits) { a[row][k] = of.number(bits); });
   } else {
     for (int lane = 0; lane < kWarpSize; ++lane) {
       const int g = lane / 4, t = lane % 4;
@@ -113,16 +114,21 @@ void make(const Product& product, int warp) {
       }
     }
   }
-  Operand(of.b_operand, of.b_by_depth).read(0, of.columns, of.number, b);
-  for (int lane = 0; lane < kWarpSize; ++lane) {
-    const int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < of.columns / 2; ++i) {
-      const int row = g + 8 * (i / 2 % 2), column = i / 4 * 8 + 2 * t + i % 2;
-      float& d = product.d[lane][i];
-      double sum = of.adds ? d : 0;
-      for (int k = 0; k < kDepth; ++k) sum += static_cast<double>(a[row][k]) * b[column][k];
-      d = static_cast<float>(sum);
-    }
+  Operand(of.b_operand, of.b_by_depth).read(0, of.columns, [&](int column, int k, uint16_t bits) {
+    b[k][column] = of.number(bits);
+  });
+  for (int row = 0; row < kWarpRows; ++row) {
+    auto element = [&](int column) -> float& {
+      const int lane = row % 8 * 4 + column % 8 / 2;
+      return product.d[lane][column / 8 * 4 + row / 8 * 2 + column % 2];
+    };
+    double sums[kMostColumns];  // side by side, as a compiler can then add several at a time
+    for (int column = 0; column < of.columns; ++column)
+      sums[column] = of.adds ? element(column) : 0;
+    for (int k = 0; k < kDepth; ++k)
+      for (int column = 0; column < of.columns; ++column) sums[column] += a[row][k] * b[k][column];
+    for (int column = 0; column < of.columns; ++column)
+      element(column) = static_cast<float>(sums[column]);
   }
 }
 

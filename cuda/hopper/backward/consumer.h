@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/gradient_products.h"
 #include "cuda/hopper/backward/leave.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
@@ -26,25 +27,17 @@ namespace jax_na::cuda {
 template <typename Shape>
 __device__ __forceinline__ void issue_sums(float (&sums)[Shape::kSumColumns / 2], uint32_t dscores,
                                            uint32_t keys) {
-  const uint64_t a = ptx::wgmma_operand(dscores, 0), b = ptx::wgmma_operand(keys, 0);
-#pragma unroll
-  for (int step = 0; step < Shape::kRows / 16; ++step)
-    ptx::wgmma_by_depth<typename Shape::Element, Shape::kSumColumns>(
-        sums, ptx::wgmma_advance(a, step * 16 * kPanelRowBytes),
-        ptx::wgmma_advance(b, step * 16 * kPanelRowBytes), step > 0);
+  issue_over_keys<typename Shape::Element, Shape::kRows / 16, kPanelRowBytes>(
+      sums, ptx::wgmma_operand(dscores, 0), ptx::wgmma_operand(keys, 0), 0);
 }
 
 // dkey = dscores queries (+ dkey where `add` is not 0), of a warpgroup's keys.
 template <typename Shape>
 __device__ __forceinline__ void issue_dkey(float (&dkey)[Shape::kHeadDim / 2], uint32_t dscores,
                                            uint32_t queries, int add) {
-  const uint64_t a = ptx::wgmma_operand(dscores, 0);
-  const uint64_t b = ptx::wgmma_operand(queries, Shape::kStagePanelBytes);
-#pragma unroll
-  for (int step = 0; step < Shape::kBlock / 16; ++step)
-    ptx::wgmma_by_rows<typename Shape::Element, Shape::kHeadDim>(
-        dkey, ptx::wgmma_advance(a, step * 32), ptx::wgmma_advance(b, step * 16 * kPanelRowBytes),
-        step > 0 ? 1 : add);
+  issue_over_queries<typename Shape::Element, Shape::kBlock / 16, kPanelRowBytes>(
+      dkey, ptx::wgmma_operand(dscores, 0), ptx::wgmma_operand(queries, Shape::kStagePanelBytes),
+      add);
 }
 
 template <typename Shape>

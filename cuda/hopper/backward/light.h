@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/gradient_products.h"
 #include "cuda/hopper/backward/leave.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
@@ -54,22 +55,14 @@ struct LightProducts {
   // dkey = dscores queries (+ dkey where `add` is not 0), of a warpgroup's keys.
   static __device__ __forceinline__ void dkey(float (&dkey)[Shape::kHeadDim / 2], uint32_t dscores,
                                               uint32_t queries, int add) {
-    const uint64_t a = ptx::wgmma_operand(dscores, 0), b = ptx::wgmma_operand<kLine>(queries, 0);
-#pragma unroll
-    for (int step = 0; step < kColumnSteps; ++step)
-      ptx::wgmma_by_rows<T, Shape::kHeadDim>(dkey, ptx::wgmma_advance(a, step * 32),
-                                             ptx::wgmma_advance(b, step * 16 * kLine),
-                                             step > 0 ? 1 : add);
+    issue_over_queries<T, kColumnSteps, kLine>(dkey, ptx::wgmma_operand(dscores, 0),
+                                               ptx::wgmma_operand<kLine>(queries, 0), add);
   }
   // sums = dscores^T keys, of all the CTA's keys and some of the features.
   static __device__ __forceinline__ void sums(float (&sums)[Shape::kSumColumns / 2],
                                               uint32_t dscores, uint32_t keys) {
-    const uint64_t a = ptx::wgmma_operand(dscores, 0), b = ptx::wgmma_operand<kLine>(keys, 0);
-#pragma unroll
-    for (int step = 0; step < kRowSteps; ++step)
-      ptx::wgmma_by_depth<T, Shape::kSumColumns>(
-          sums, ptx::wgmma_advance(a, step * 16 * kPanelRowBytes),
-          ptx::wgmma_advance(b, step * 16 * kLine), step > 0);
+    issue_over_keys<T, kRowSteps, kLine>(sums, ptx::wgmma_operand(dscores, 0),
+                                         ptx::wgmma_operand<kLine>(keys, 0), 0);
   }
 };
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/gradient_products.h"
 #include "cuda/hopper/backward/leave.h"
 #include "cuda/hopper/backward/pairs.h"
 #include "cuda/hopper/backward/shared.h"
@@ -95,11 +96,7 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
     const uint64_t a = ptx::wgmma_operand(own_dscores(steps), 0);
     const uint64_t b = ptx::wgmma_operand(queries(step.own(warpgroup)), Shape::kStagePanelBytes);
     ptx::wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i)
-      ptx::wgmma_by_rows<typename Shape::Element, Shape::kHeadDim>(
-          dkey, ptx::wgmma_advance(a, i * 32), ptx::wgmma_advance(b, i * 16 * kPanelRowBytes),
-          i > 0 ? 1 : add);
+    issue_over_queries<typename Shape::Element, kSteps, kPanelRowBytes>(dkey, a, b, add);
     ptx::wgmma_commit();
   };
   // dscores^T keys, of each warpgroup's keys and some of the features; the other one's gradients of
@@ -110,12 +107,9 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
     const uint64_t b = ptx::wgmma_operand(first_key_columns + buffer_bytes(), 0);
     ptx::wgmma_fence();
     auto issue_part = [&](float (&to)[kSums], int part, int add) {
-#pragma unroll
-      for (int i = 0; i < kWarpgroupRows / 16; ++i) {
-        const int at = part * kPartBytes + i * 16 * kPanelRowBytes;
-        ptx::wgmma_by_depth<typename Shape::Element, Shape::kSumColumns>(
-            to, ptx::wgmma_advance(a, at), ptx::wgmma_advance(b, at), i > 0 ? 1 : add);
-      }
+      issue_over_keys<typename Shape::Element, kWarpgroupRows / 16, kPanelRowBytes>(
+          to, ptx::wgmma_advance(a, part * kPartBytes), ptx::wgmma_advance(b, part * kPartBytes),
+          add);
     };
     issue_part(sums[0], 0, 0);
     if (step.pair)

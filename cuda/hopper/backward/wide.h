@@ -11,6 +11,7 @@
 #include "cuda/hopper/arguments.h"
 #include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/gradient_products.h"
 #include "cuda/hopper/backward/leave.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/sums.h"
@@ -58,24 +59,16 @@ __device__ __forceinline__ void issue_half_scores(float (&scores)[Shape::kBlock 
 template <typename Shape, int kCount>
 __device__ __forceinline__ void issue_gradient(float (&out)[kCount], uint32_t scores,
                                                uint32_t columns, int add) {
-  const uint64_t a = ptx::wgmma_operand(scores, 0), b = ptx::wgmma_operand(columns, 0);
-#pragma unroll
-  for (int step = 0; step < Shape::kBlock / 16; ++step)
-    ptx::wgmma_by_rows<typename Shape::Element, 2 * kCount>(
-        out, ptx::wgmma_advance(a, step * 32), ptx::wgmma_advance(b, step * 16 * kPanelRowBytes),
-        step > 0 ? 1 : add);
+  issue_over_queries<typename Shape::Element, Shape::kBlock / 16, kPanelRowBytes>(
+      out, ptx::wgmma_operand(scores, 0), ptx::wgmma_operand(columns, 0), add);
 }
 
 // sums = dscores^T keys, where keys are some features of them.
 template <typename Shape, int kCount>
 __device__ __forceinline__ void issue_wide_sums(float (&sums)[kCount], uint32_t dscores,
                                                 uint32_t keys) {
-  const uint64_t a = ptx::wgmma_operand(dscores, 0), b = ptx::wgmma_operand(keys, 0);
-#pragma unroll
-  for (int step = 0; step < Shape::kRows / 16; ++step)
-    ptx::wgmma_by_depth<typename Shape::Element, 2 * kCount>(
-        sums, ptx::wgmma_advance(a, step * 16 * kPanelRowBytes),
-        ptx::wgmma_advance(b, step * 16 * kPanelRowBytes), step > 0);
+  issue_over_keys<typename Shape::Element, Shape::kRows / 16, kPanelRowBytes>(
+      sums, ptx::wgmma_operand(dscores, 0), ptx::wgmma_operand(keys, 0), 0);
 }
 
 // Writes four words of a warp's 16 rows, of the 16 elements from chunk 2 * step of 16 bytes on.
