@@ -160,6 +160,9 @@ SHAPES = (
         dtype="float32",
         flex_tile=(8, 16),
     ),
+    # Windows of the whole sequence, where dense attention computes the same.
+    Shape("whole-8k-64", "w = L", 4, (8192,), 16, 64, (8192,), flex_tile=(128,)),
+    Shape("whole-8k-128", "w = L", 2, (8192,), 16, 128, (8192,), flex_tile=(128,)),
 )
 
 QUICK = (
