@@ -77,9 +77,8 @@ def variants(problem: Problem) -> dict[str, Callable[..., jax.Array] | None]:
 def time_in_turns(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of a call of each function in every round.
 
-    What took its turn before may leave no memory of the process behind that its pages are mapped
-    for, and a virtual machine's may have to come from its host: calls that are not timed go first,
-    where they are short.
+    The first call after another variant's turn gets memory that may have to come from the operating
+    system, or from a virtual machine's host. Where calls are short, some go first untimed.
     """
 
     def seconds(function: Callable[[], Any]) -> float:
