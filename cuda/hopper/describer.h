@@ -16,7 +16,7 @@ namespace jax_na::cuda {
 
 // Describes item `index` in `slot`, by all lanes; false where the dilation group is too short to
 // have it.
-template <bool kRowsAreKeys, typename Control>
+template <typename Control>
 __device__ inline bool describe_item(const HopperPlan& plan, const Problem& problem,
                                      const int32_t* origins, Control& control, int slot,
                                      int index) {
@@ -30,8 +30,8 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
   if (lane < kMaxRank) {
     const int place = lane == plan.order[0] ? first : lane == plan.order[1] ? second : third;
     const int group = lane == 2 ? group_x : lane == 1 ? group_y : group_z;
-    make_axis_item<kRowsAreKeys>(item.axis[lane], place_axis(problem, origins, lane), plan, lane,
-                                 group, place * plan.box(lane));
+    make_axis_item<false>(item.axis[lane], place_axis(problem, origins, lane), plan, lane, group,
+                          place * plan.box(lane));
   }
   __syncwarp();
   const bool exists = item.axis[0].rows > 0 && item.axis[1].rows > 0 && item.axis[2].rows > 0;
@@ -42,18 +42,17 @@ __device__ inline bool describe_item(const HopperPlan& plan, const Problem& prob
     for (int at = lane; at < third_axis + plan.box(2); at += 32) {
       const int a = at < second_axis ? 0 : at < third_axis ? 1 : 2;
       const int begin = a == 0 ? 0 : a == 1 ? second_axis : third_axis;
-      control.seen[slot][at] = item.axis[a].template seen<kRowsAreKeys>(at - begin);
+      control.seen[slot][at] = item.axis[a].seen<false>(at - begin);
     }
     if (lane == 0) {
       item.entry = index;
       item.head = head;
       item.windows = item.axis[0].tiles * item.axis[1].tiles * item.axis[2].tiles;
       const int columns = plan.column_count();
-      const int lines = kRowsAreKeys ? 0 : (problem.additional + columns - 1) / columns;
+      const int lines = (problem.additional + columns - 1) / columns;
       // Rows that meet nothing meet one tile, of which everything is hidden.
       if (item.windows == 0 && lines == 0) item.windows = 1;
-      // Keys meet the tiles of every query head that shares them.
-      item.total = item.windows * (kRowsAreKeys ? problem.group() : 1) + lines;
+      item.total = item.windows + lines;
       item.last = false;
     }
   }
@@ -76,8 +75,8 @@ __device__ inline void describe(const HopperArguments& arguments, HopperControl<
     if (place >= ctas) place -= ctas;
     if (index >= plan.items) continue;
     wait_until_free();
-    if (!describe_item<false>(plan, arguments.problem, arguments.origins, control, item_place.stage,
-                              index))
+    if (!describe_item(plan, arguments.problem, arguments.origins, control, item_place.stage,
+                       index))
       continue;
     ptx::mbarrier_arrive(ptx::shared_address(&control.described[item_place.stage]));
     item_place.next();

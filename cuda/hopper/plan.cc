@@ -150,13 +150,8 @@ std::string outside(const char* what, int axis, int value, int low, int high) {
 Problem phase_of(const Problem& problem, const int (&phases)[kMaxRank],
                  const int (&phase)[kMaxRank]) {
   Problem part = problem;
-  for (int a = 0; a < kMaxRank; ++a) {
-    if (phases[a] == 1) continue;
-    Axis& axis = part.axes[a];
-    axis.length = axis.query_count = axis.key_count =
-        (axis.length - phase[a] + phases[a] - 1) / phases[a];
-    axis.dilation /= phases[a];
-  }
+  for (int a = 0; a < kMaxRank; ++a)
+    part.axes[a] = phase_of(part.axes[a], phases[a], phase[a]);
   return part;
 }
 

@@ -78,6 +78,14 @@ constexpr int kMostBoxSide = 256;      // of the copy engine, in steps of the te
 constexpr int kMostElementStride = 8;  // of the copy engine
 constexpr int kMostLaunches = 256;
 
+// An axis of one launch, with all tokens that are `phase` modulo `phases`.
+JAX_NA_INLINE Axis phase_of(Axis axis, int phases, int phase) {
+  if (phases == 1) return axis;
+  axis.length = axis.query_count = axis.key_count = (axis.length - phase + phases - 1) / phases;
+  axis.dilation /= phases;
+  return axis;
+}
+
 // The problem of one launch, of all tokens that are phase[axis] modulo phases[axis].
 Problem phase_of(const Problem& problem, const int (&phases)[kMaxRank],
                  const int (&phase)[kMaxRank]);

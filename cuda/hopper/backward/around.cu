@@ -4,9 +4,13 @@
 #include <cuda_fp16.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "cuda/hopper/backward/maps.h"
+#include "cuda/hopper/backward/pairs.h"
 #include "cuda/hopper/backward/sums.h"
+#include "cuda/place_axis.h"
+#include "cuda/ptx/lane.h"
 #include "cuda/ptx/launch.h"
 #include "cuda/tile/element.h"
 
@@ -36,6 +40,53 @@ __device__ __forceinline__ bool find_place(const Problem& problem, Place& place)
   const int64_t entry = token / tokens;
   place.by_head = (entry * problem.heads + head) * tokens + (token - entry * tokens);
   return entry < problem.batch && place.chunk * kPerThread < problem.head_dim;
+}
+
+// Describes the `index`th box, by all lanes of a warp; nothing where there are not so many.
+__device__ inline void describe_box(const KeyBoxes& boxes, const Problem& problem,
+                                    const int32_t* origins, const HopperPlan& plan, int index) {
+  int a = 0;
+  for (; a < kMaxRank; ++a) {
+    const int count = KeyBoxes::of_axis(problem, plan, a);
+    if (index < count) break;
+    index -= count;
+  }
+  if (a == kMaxRank) return;
+  const int of_phase = KeyBoxes::of_phase(problem, plan, a);
+  const int phase = index / of_phase, within = index % of_phase;
+  const int group = within / plan.boxes[a], place = within % plan.boxes[a];
+  KeyBox box{};
+  make_axis_item<true>(box.axis, phase_of(place_axis(problem, origins, a), plan.phases[a], phase),
+                       plan, a, group, place * plan.box(a));
+  if (a == kMaxRank - 1 && box.axis.rows > 0) box.pairs = tile_pairs(box.axis, plan);
+  uint32_t* to = boxes.first(problem, plan, a, phase) + int64_t{within} * boxes.stride(plan, a);
+  if (ptx::lane() == 0) memcpy(to, &box, sizeof box);
+  for (int at = ptx::lane(); at < plan.box(a); at += 32) {
+    const Interval seen = box.axis.rows > 0 ? box.axis.seen<true>(at) : Interval{0, 0};
+    memcpy(to + kKeyBoxWords + 2 * at, &seen, sizeof seen);
+  }
+}
+
+// The first blocks describe boxes, a warp one each; the others have a part of the zeros each.
+constexpr int kBoxesOfBlock = kThreads / 32;
+constexpr int kZerosOfBlock = 8 * 16 * kThreads;  // bytes
+
+__global__ void __launch_bounds__(kThreads)
+    beginning_kernel(const __grid_constant__ Problem problem, const int32_t* origins,
+                     const __grid_constant__ HopperPlan plan, const KeyBoxes boxes,
+                     int describing_blocks, unsigned char* zeros, int64_t bytes) {
+  const int block = static_cast<int>(blockIdx.x);
+  if (block < describing_blocks) {
+    describe_box(boxes, problem, origins, plan,
+                 block * kBoxesOfBlock + static_cast<int>(threadIdx.x) / 32);
+    return;
+  }
+  const int64_t first = int64_t{block - describing_blocks} * kZerosOfBlock;
+#pragma unroll
+  for (int i = 0; i < kZerosOfBlock / (16 * kThreads); ++i) {
+    const int64_t at = first + 16 * (i * kThreads + static_cast<int>(threadIdx.x));
+    if (at < bytes) *reinterpret_cast<uint4*>(zeros + at) = make_uint4(0, 0, 0, 0);
+  }
 }
 
 template <typename T, int kLanes>
@@ -132,6 +183,18 @@ dim3 grid_of(const Problem& problem) {
 }
 
 }  // namespace
+
+cudaError_t launch_beginning(const Backward& arguments, const HopperPlan& plan,
+                             const KeyBoxes& boxes, void* zeros, int64_t bytes,
+                             cudaStream_t stream) {
+  int64_t described = 0;
+  for (int a = 0; a < kMaxRank; ++a) described += KeyBoxes::of_axis(arguments.problem, plan, a);
+  const int64_t describing = (described + kBoxesOfBlock - 1) / kBoxesOfBlock;
+  const int64_t zeroing = (bytes + kZerosOfBlock - 1) / kZerosOfBlock;
+  return ptx::launch(beginning_kernel, dim3(static_cast<unsigned>(describing + zeroing)),
+                     dim3(kThreads), 0, stream, arguments.problem, arguments.origins, plan, boxes,
+                     static_cast<int>(describing), static_cast<unsigned char*>(zeros), bytes);
+}
 
 cudaError_t launch_statistics(const Backward& arguments, float2* statistics, cudaStream_t stream) {
   return with_kernels(arguments, [&](auto kernel, auto) {

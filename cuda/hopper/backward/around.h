@@ -4,9 +4,15 @@
 #include <cuda_runtime_api.h>
 #include <vector_types.h>
 
+#include "cuda/hopper/backward/boxes.h"
 #include "cuda/launch.h"
 
 namespace jax_na::cuda {
+
+// Makes `bytes` from `zeros` on zero, both multiples of 16, and describes all boxes of keys.
+cudaError_t launch_beginning(const Backward& arguments, const HopperPlan& plan,
+                             const KeyBoxes& boxes, void* zeros, int64_t bytes,
+                             cudaStream_t stream);
 
 // Leaves of every query the log-sum-exp in units of log2 (infinity for a query that sees nothing)
 // and delta = sum(dout * out) - dlse in statistics[batch, heads, z, y, x].

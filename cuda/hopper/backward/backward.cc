@@ -70,6 +70,10 @@ int64_t additional_bytes(const Problem& problem, int64_t parts) {
   return align(parts * additional_elements(problem) * static_cast<int64_t>(sizeof(float)));
 }
 
+int64_t boxes_bytes(const Problem& problem) {
+  return align(KeyBoxes::most_bytes(problem));
+}
+
 // The instance that runs the problem on a Hopper GPU, or null and why.
 const HopperBackwardInstance* instance_for(const Problem& problem, Stored stored, bool sums,
                                            std::string& refusal) {
@@ -146,14 +150,14 @@ HopperBackwardChoice choose_hopper_pair(const Problem& problem, Stored stored,
 int64_t hopper_backward_workspace(const Problem& problem, Stored stored) {
   std::string refusal;
   if (instance_for(problem, stored, true, refusal) == nullptr) return 0;
-  return statistics_bytes(problem) + kCounterBytes + sums_bytes(problem) +
+  return statistics_bytes(problem) + boxes_bytes(problem) + kCounterBytes + sums_bytes(problem) +
          additional_bytes(problem, 1);
 }
 
 int64_t hopper_pair_workspace(const Problem& problem, Stored stored) {
   std::string refusal;
   if (instance_for(problem, stored, false, refusal) == nullptr) return 0;
-  return statistics_bytes(problem) + kCounterBytes +
+  return statistics_bytes(problem) + boxes_bytes(problem) + kCounterBytes +
          additional_bytes(problem, most_additional_parts(problem));
 }
 
@@ -166,7 +170,9 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
   cudaError_t status = current_device(device);
   if (status != cudaSuccess) return cudaGetErrorString(status);
   auto* statistics = static_cast<float2*>(arguments.workspace);
-  char* zeros = static_cast<char*>(arguments.workspace) + statistics_bytes(problem);
+  char* rest = static_cast<char*>(arguments.workspace) + statistics_bytes(problem);
+  const KeyBoxes boxes{reinterpret_cast<uint32_t*>(rest)};
+  char* zeros = rest + boxes_bytes(problem);
   const HopperBackwardPlan& plan = choice.plan;
   constexpr int kFirst[kMaxRank] = {0, 0, 0};
   const int launch_parts =
@@ -177,25 +183,27 @@ std::string launch_hopper_backward(const HopperBackwardChoice& choice, const Bac
   const int64_t all_sums_bytes = choice.pair() ? 0 : sums_bytes(problem);
   auto* sums = choice.pair() ? nullptr : reinterpret_cast<float*>(zeros + kCounterBytes);
   auto* additional_sums = reinterpret_cast<float*>(zeros + kCounterBytes + all_sums_bytes);
-  status = cudaMemsetAsync(
-      zeros, 0, kCounterBytes + all_sums_bytes + additional_bytes(problem, parts), stream);
+  status =
+      launch_beginning(arguments, plan, boxes, zeros,
+                       kCounterBytes + all_sums_bytes + additional_bytes(problem, parts), stream);
   if (status == cudaSuccess) status = launch_statistics(arguments, statistics, stream);
   HopperBackwardArguments to{};
-  to.origins = arguments.origins;
   to.plan = plan;
   to.scale_first = problem.scale <= 0;
   to.score_scale = static_cast<float>(problem.scale * 1.4426950408889634);
   to.weight_factor = to.scale_first ? 1.f : to.score_scale;
   const int most_ctas = device.multiprocessors * choice.instance->limits.resident;
-  const HopperBackwardColumns boxes = {choice.instance->line_columns, choice.instance->out_columns};
+  const HopperBackwardColumns columns = {choice.instance->line_columns,
+                                         choice.instance->out_columns};
   for (int launch = 0; launch < plan.launches() && status == cudaSuccess; ++launch) {
     const int line = launch / plan.phases[2];
     const int phase[kMaxRank] = {line / plan.phases[1], line % plan.phases[1],
                                  launch % plan.phases[2]};
     to.problem = phase_of(problem, plan.phases, phase);
+    for (int a = 0; a < kMaxRank; ++a) to.boxes[a] = boxes.first(problem, plan, a, phase[a]);
     to.items_taken = reinterpret_cast<int*>(zeros) + launch;
     to.additional_sums = additional_sums + launch * launch_parts * additional_elements(problem);
-    const std::string wrong = encode_maps(arguments, phase, boxes, sums, statistics, to);
+    const std::string wrong = encode_maps(arguments, phase, columns, sums, statistics, to);
     if (!wrong.empty()) return wrong + " (" + str(plan) + ")";
     void* parameters[] = {&to};
     status = cudaLaunchKernel(choice.instance->kernel,

@@ -114,8 +114,8 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   auto store_results = [&](int slot) {
     // The other warpgroup is done with these keys.
     ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
-    store_gradients(arguments, control, slot, warpgroup, base + buffer_bytes(),
-                    control.empty_rows[row_place.stage], dkey, dvalue);
+    store_gradients(arguments, control, slot, warpgroup, base + buffer_bytes(), dkey, dvalue);
+    free_rows(control.empty_rows[row_place.stage]);
   };
 
   for (;; item_place.next()) {

@@ -139,8 +139,8 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
       ptx::barrier_sync(kOneBarrier + warpgroup, 128);
     else
       ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
-    store_gradients(arguments, control, slot, warpgroup, rows(),
-                    control.empty_rows[row_place.stage], dkey, dvalue);
+    store_gradients(arguments, control, slot, warpgroup, rows(), dkey, dvalue);
+    free_rows(control.empty_rows[row_place.stage]);
     row_place.next();
     arrive(control.done[slot]);
   }

@@ -20,12 +20,11 @@ constexpr int kBothBarrier = 1;  // of all consumers
 constexpr int kOneBarrier = 2;   // and following, of one warpgroup each
 
 // Writes a warpgroup's gradients to the place of the keys and values of buffer `rows`, which nobody
-// reads any more, and on to the tensors; or those of additional keys to their sums. Frees the
-// buffer when they have left it.
+// reads any more, and on to the tensors; or those of additional keys to their sums.
 template <typename Shape>
 __device__ __forceinline__ void store_gradients(const HopperBackwardArguments& arguments,
                                                 HopperBackwardControl<Shape>& control, int slot,
-                                                int warpgroup, uint32_t rows, uint64_t& empty,
+                                                int warpgroup, uint32_t rows,
                                                 const float (&dkey)[Shape::kHeadDim / 2],
                                                 const float (&dvalue)[Shape::kHeadDim / 2]) {
   const HopperBackwardPlan& plan = arguments.plan;
@@ -34,7 +33,6 @@ __device__ __forceinline__ void store_gradients(const HopperBackwardArguments& a
   if (const int additional = control.additional[slot]; additional >= 0) {
     add_gradients<Shape::kSums>(arguments, item, Shape::kSums ? 0 : control.part[slot],
                                 additional + warpgroup * plan.row_count(), 0, dkey, dvalue);
-    if (ptx::thread() % 128 == 0) ptx::mbarrier_arrive(ptx::shared_address(&empty));
     return;
   }
   const float scales[2] = {static_cast<float>(problem.scale), static_cast<float>(problem.scale)};
@@ -70,6 +68,11 @@ __device__ __forceinline__ void store_gradients(const HopperBackwardArguments& a
     }
   }
   ptx::tma_store_commit();
+}
+
+// Frees the buffer of the keys and values, when what store_gradients left there has left it.
+__device__ __forceinline__ void free_rows(uint64_t& empty) {
+  if (ptx::thread() % 128 != 0) return;
   ptx::tma_store_wait_read();
   ptx::mbarrier_arrive(ptx::shared_address(&empty));
 }

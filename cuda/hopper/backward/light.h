@@ -164,8 +164,8 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
     // The other warpgroup is done with these keys.
     ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
     const uint32_t slot_now = items % kItemsKnown;
-    store_gradients(arguments, control, slot_now, warpgroup, rows(), control.empty_rows[items % 2],
-                    dkey, dvalue);
+    store_gradients(arguments, control, slot_now, warpgroup, rows(), dkey, dvalue);
+    free_rows(control.empty_rows[items % 2]);
     arrive(control.done[slot_now]);
   }
 }

@@ -111,8 +111,8 @@ __device__ __forceinline__ void consume_light_keys(const HopperBackwardArguments
     // All of this warpgroup are done with the keys.
     ptx::barrier_sync(kOneBarrier + warpgroup, 128);
     const uint32_t slot_now = items % kItemsKnown;
-    store_gradients(arguments, control, slot_now, warpgroup, rows(), control.empty_rows[items % 2],
-                    dkey, dvalue);
+    store_gradients(arguments, control, slot_now, warpgroup, rows(), dkey, dvalue);
+    free_rows(control.empty_rows[items % 2]);
     arrive(control.done[slot_now]);
   }
 }

@@ -163,6 +163,11 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
     arrive_once(control.empty_dout[place(step.own(warpgroup))]);
   };
 
+  // Gradients of the item before leave while the next one begins.
+  static_assert(Shape::kRowBuffers == 2, "there is another buffer");
+  bool leaving = false;
+  auto free_rows_before = [&] { free_rows(control.empty_rows[1 - row_place.stage]); };
+
   for (;; item_place.next()) {
     const int slot = item_place.stage;
     wait(control.described[slot], item_place.parity);
@@ -174,6 +179,7 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
     PairedStep before, step = walk.next(tiles);
     issue_step_scores(step);
     issue_step_cotangents(step);
+    if (leaving) free_rows_before();
     ptx::wgmma_wait<1>();
     ptx::keep_here(scores);
     find_weights(arguments, control, place(step.own(warpgroup)), warpgroup, 0, scores, weights);
@@ -223,11 +229,12 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
     ++steps;
     // The other warpgroup is done with these keys.
     ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
-    store_gradients(arguments, control, slot, warpgroup, base + buffer_bytes(),
-                    control.empty_rows[row_place.stage], dkey, dvalue);
+    store_gradients(arguments, control, slot, warpgroup, base + buffer_bytes(), dkey, dvalue);
+    leaving = true;
     row_place.next();
     arrive(control.done[slot]);
   }
+  if (leaving) free_rows_before();
 }
 
 }  // namespace jax_na::cuda

@@ -11,9 +11,9 @@
 
 #include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/describer.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/tile_walk.h"
-#include "cuda/hopper/describer.h"
 #include "cuda/ptx/lane.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mbarrier.h"
@@ -67,26 +67,21 @@ __device__ inline void describe_and_add(const HopperBackwardArguments& arguments
   // Describes the item that is the `number`th here; false where that is the end of them.
   auto describe = [&](int number) {
     const int slot = number % kItemsKnown;
+    int index = 0;
+    if (ptx::lane() == 0) index = take_item();  // on its way while the place is waited for
     ptx::mbarrier_wait(ptx::shared_address(&control.done[slot]), number / kItemsKnown % 2 ^ 1);
     bool exists = false;
     for (;;) {
-      int index = 0;
-      if (ptx::lane() == 0) index = take_item();
       index = __shfl_sync(~0u, index, 0);
       if (index >= all_items(plan)) break;
       if (index < plan.items) {
-        exists = describe_item<true>(plan, problem, arguments.origins, control, slot, index);
-        if (ptx::lane() == 0) {
-          control.additional[slot] = -1;
-          if constexpr (Shape::kPairs) {
-            HopperItem& item = control.items[slot];
-            if (exists) item.pairs = tile_pairs(item.axis[2], plan);
-          }
-        }
+        exists = fetch_item(plan, problem, arguments.boxes, control, slot, index);
+        if (ptx::lane() == 0) control.additional[slot] = -1;
       } else {
         exists = describe_additional(plan, problem, control, slot, index - plan.items);
       }
       if (exists) break;
+      if (ptx::lane() == 0) index = take_item();
     }
     if (ptx::lane() == 0 && !exists) control.items[slot].last = true;
     ptx::mbarrier_arrive(ptx::shared_address(&control.described[slot]));
