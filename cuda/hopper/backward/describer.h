@@ -2,14 +2,14 @@
 // along each axis, which are in memory.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "cuda/hopper/backward/boxes.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/mask.h"
+#include "cuda/ptx/cp_async.h"
 #include "cuda/ptx/lane.h"
+#include "cuda/ptx/ldmatrix.h"
 
 namespace jax_na::cuda {
 
@@ -27,44 +27,30 @@ __device__ inline bool fetch_item(const HopperPlan& plan, const Problem& problem
                                 plan.group_x.split(index)};
   const int head = plan.heads.split(index);
 
-  // All that is read is asked for before any of it is waited for.
-  const uint32_t* from[kMaxRank];
-  uint32_t words[kMaxRank];  // of the boxes, one of this lane
+  // Straight to shared memory: all is on its way before any of it is waited for, in no registers.
 #pragma unroll
   for (int a = 0; a < kMaxRank; ++a) {
     const int place = a == plan.order[0] ? first : a == plan.order[1] ? second : third;
-    from[a] = boxes[a] + int64_t{groups[a] * plan.boxes[a] + place} * KeyBoxes::stride(plan, a);
-    words[a] = lane < kKeyBoxWords ? from[a][lane] : 0;
+    const uint32_t* from =
+        boxes[a] + int64_t{groups[a] * plan.boxes[a] + place} * KeyBoxes::stride(plan, a);
+    auto copy = [&](void* to, int word) {
+      ptx::cp_async_4(ptx::shared_address(to), from + word, true);
+    };
+    if (lane < kKeyBoxWords - 1) copy(reinterpret_cast<uint32_t*>(&item.axis[a]) + lane, lane);
+    if (a == kMaxRank - 1 && lane == kKeyBoxWords - 1) copy(&item.pairs, lane);
+    auto* seen = reinterpret_cast<uint32_t*>(control.seen[slot] + seen_begin(plan, a));
+#pragma unroll 1
+    for (int word = lane; word < 2 * plan.box(a); word += 32)
+      copy(seen + word, kKeyBoxWords + word);
   }
-  constexpr int kRounds = (Shape::kMostPlaces + 31) / 32;
-  const int second_axis = seen_begin(plan, 1), third_axis = seen_begin(plan, 2);
-  const int places = third_axis + plan.box(2);
-  uint2 seen[kRounds];
-#pragma unroll
-  for (int round = 0; round < kRounds; ++round) {
-    const int at = lane + 32 * round;
-    if (at >= places) continue;
-    const uint32_t* axis = at < second_axis  ? from[0]
-                           : at < third_axis ? from[1] - 2 * second_axis
-                                             : from[2] - 2 * third_axis;
-    seen[round] = *reinterpret_cast<const uint2*>(axis + kKeyBoxWords + 2 * at);
-  }
-
+  ptx::cp_async_commit();
+  ptx::cp_async_wait<0>();
+  __syncwarp();
   bool exists = true;
   int windows = 1;
-#pragma unroll
-  for (int a = 0; a < kMaxRank; ++a) {
-    constexpr int kRowsAt = offsetof(AxisItem, rows) / 4, kTilesAt = offsetof(AxisItem, tiles) / 4;
-    exists = exists && static_cast<int>(__shfl_sync(~0u, words[a], kRowsAt)) > 0;
-    windows *= static_cast<int>(__shfl_sync(~0u, words[a], kTilesAt));
-    if (lane < kKeyBoxWords - 1)
-      memcpy(reinterpret_cast<unsigned char*>(&item.axis[a]) + 4 * lane, &words[a], 4);
-  }
-  if (lane == kKeyBoxWords - 1) item.pairs = static_cast<int>(words[2]);
-#pragma unroll
-  for (int round = 0; round < kRounds; ++round) {
-    const int at = lane + 32 * round;
-    if (at < places) memcpy(&control.seen[slot][at], &seen[round], sizeof(Interval));
+  for (const AxisItem& axis : item.axis) {
+    exists = exists && axis.rows > 0;
+    windows *= axis.tiles;
   }
   if (lane == 0) {
     item.entry = index;
