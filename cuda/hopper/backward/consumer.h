@@ -66,6 +66,9 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   float scores[kScores], cotangents[kScores], sums[Shape::kSumColumns / 2];
   uint32_t weights[kSteps][4];
 
+  const LanePlaces places;
+  float2 deltas[kScores / 4];
+
   // Of the item's buffer.
   auto buffer_bytes = [&] { return row_place.stage * 2 * Shape::kRowBytes; };
   auto keys = [&] { return first_keys + buffer_bytes(); };
@@ -79,9 +82,14 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   auto query_stage = [&](int stage) { return base + Shape::kQueryAt + stage * Shape::kStageBytes; };
   auto dout_stage = [&](int stage) { return base + Shape::kDoutAt + stage * Shape::kStageBytes; };
 
-  auto issue_tile_scores = [&] {
+  auto wait_for_queries = [&] {
     ptx::mbarrier_wait(ptx::shared_address(&control.full_query[query_place.stage]),
                        query_place.parity);
+  };
+  auto rows_seen = [&](const RowWords& words) {
+    return RowsSeen(control.masks[query_place.stage][warpgroup], words);
+  };
+  auto issue_tile_scores = [&] {
     ptx::wgmma_fence();
     issue_scores<Shape>(scores, keys(), query_stage(query_place.stage));
     ptx::wgmma_commit();
@@ -93,8 +101,8 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     ptx::wgmma_commit();
   };
 
-  auto weigh = [&](int stage) {
-    find_weights(arguments, control, stage, warpgroup, 0, scores, weights);
+  auto weigh = [&](const RowsSeen& rows) {
+    find_weights(arguments, control, query_place.stage, rows, 0, scores, weights, places);
   };
   // The stage of the queries of the tile before.
   auto stage_before = [&] {
@@ -125,31 +133,37 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
     if (item.last) break;
     ptx::mbarrier_wait(ptx::shared_address(&control.full_rows[row_place.stage]), row_place.parity);
     const int total = item.total;
+    const RowWords words(control, slot, LanePlaces());
+    wait_for_queries();
+    const RowsSeen first = rows_seen(words);
     issue_tile_scores();
     issue_tile_cotangents();
     ptx::wgmma_wait<1>();
     ptx::keep_here(scores);
-    weigh(query_place.stage);
+    weigh(first);
 
     int tile = 0;
     for (;;) {
       ptx::wgmma_fence();
       issue_combination<Shape>(dvalue, weights, dout_stage(met % 2), tile > 0);
       ptx::wgmma_commit();
+      read_statistics(control.delta[query_place.stage], places, deltas);
       ptx::wgmma_wait<1>();
       ptx::keep_here(cotangents);
-      if (tile > 0) arrive(control.empty_query[stage_before()]);
-      stage_dscores<0>(control, query_place.stage, cotangents, weights, own_dscores(met));
+      stage_dscores<typename Shape::Element, 0>(deltas, cotangents, weights, own_dscores(met),
+                                                places);
       ptx::fence_async_shared();
       ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
       // Not a group of its own: the wait is for what was issued before.
       ptx::wgmma_fence();
       issue_sums<Shape>(sums, dscores(met), key_columns());
+      if (tile > 0) arrive(control.empty_query[stage_before()]);
       ptx::wgmma_wait<0>();
       arrive_once(control.empty_dout[met % 2]);
       ++met;
       query_place.next();
       if (++tile == total) break;
+      wait_for_queries();
       issue_tile_scores();
       ptx::wgmma_fence();
       issue_dkey<Shape>(dkey, own_dscores(met - 1), query_stage(stage_before()), tile > 1);
@@ -157,9 +171,10 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
       ptx::wgmma_wait<1>();
       ptx::keep_here(sums);
       ptx::keep_here(scores);
+      const RowsSeen rows = rows_seen(words);
       add_sums(met - 1);
       issue_tile_cotangents();
-      weigh(query_place.stage);
+      weigh(rows);
     }
     ptx::wgmma_commit();
     ptx::wgmma_fence();

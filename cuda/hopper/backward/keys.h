@@ -35,6 +35,7 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
   float dkey[Shape::kHeadDim / 2], dvalue[Shape::kHeadDim / 2];
   float scores[kScores], cotangents[kScores];
   uint32_t weights[kSteps][4], dscores[kSteps][4];
+  const LanePlaces places;
 
   // Of the item's buffer.
   auto rows = [&] { return base + row_place.stage * 2 * Shape::kRowBytes; };
@@ -80,6 +81,11 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
     arrive_once(control.empty_dout[dout_place.stage]);
     dout_place.next();
   };
+  auto weigh = [&](const RowWords& words) {
+    const int stage = query_place.stage;
+    find_weights(arguments, control, stage, RowsSeen(control.masks[stage][warpgroup], words), 0,
+                 scores, weights, places);
+  };
   auto find_tile_dscores = [&] {
     const float* deltas = control.delta[query_place.stage] + 2 * (ptx::lane() % 4);
 #pragma unroll
@@ -95,11 +101,12 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
     if (item.last) break;
     ptx::mbarrier_wait(ptx::shared_address(&control.full_rows[row_place.stage]), row_place.parity);
     const int total = item.total;
+    const RowWords words(control, slot, places);
     issue_tile_scores();
     issue_tile_cotangents();
     ptx::wgmma_wait<1>();
     ptx::keep_here(scores);
-    find_weights(arguments, control, query_place.stage, warpgroup, 0, scores, weights);
+    weigh(words);
 
     int tile = 0;
     for (;;) {
@@ -125,7 +132,7 @@ __device__ __forceinline__ void consume_keys(const HopperBackwardArguments& argu
       ptx::keep_here(scores);
       release_dout();
       issue_tile_cotangents();
-      find_weights(arguments, control, query_place.stage, warpgroup, 0, scores, weights);
+      weigh(words);
     }
     issue_tile_dkey(tile > 1);
     ptx::wgmma_wait<0>();

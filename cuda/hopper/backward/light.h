@@ -81,6 +81,8 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
   float dkey[Shape::kHeadDim / 2], dvalue[Shape::kHeadDim / 2];
   float sums[Shape::kSumColumns / 2], scores[Shape::kBlock / 2], cotangents[kHalf / 2];
   uint32_t weights[kSteps][4];
+  const LanePlaces places;
+  float2 deltas[kHalf / 8];
 
   auto rows = [&] { return base + items % 2 * 2 * Shape::kRowBytes; };
   auto keys = [&] { return rows() + Shape::kKeyAt + warpgroup * Shape::kPartBytes; };
@@ -117,12 +119,14 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
     if (control.items[slot].last) break;
     ptx::mbarrier_wait(ptx::shared_address(&control.full_rows[items % 2]), items / 2 % 2);
     int left = control.items[slot].total;
+    const RowWords words(control, slot, places);
     issue_tile_scores();
     ptx::wgmma_wait<0>();
     ptx::keep_here(scores);
     for (bool begun = false;; begun = true) {
       const int stage = tile_place.stage;
-      find_weights(arguments, control, stage, warpgroup, 0, scores, weights);
+      find_weights(arguments, control, stage, RowsSeen(control.masks[stage][warpgroup], words), 0,
+                   scores, weights, places);
       ptx::mbarrier_wait(ptx::shared_address(&control.full_dout[stage]), tile_place.parity);
       const uint32_t staged = base + Shape::kDscoreAt + tiles % 2 * Shape::kDscoreBytes;
       const uint32_t own = staged + warpgroup * kWarpgroupRows * kPanelRowBytes;
@@ -133,13 +137,15 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
       ptx::wgmma_commit();
       ptx::wgmma_wait<1>();
       ptx::keep_here(cotangents);
-      stage_dscores<0>(control, stage, cotangents, weights, own);
+      read_statistics(control.delta[stage], LanePlaces(), deltas);
+      stage_dscores<typename Shape::Element, 0>(deltas, cotangents, weights, own);
       ptx::wgmma_fence();
       Products::scores(cotangents, values(), douts(stage) + kHalf * Shape::kLineBytes);
       ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
       ptx::keep_here(cotangents);
-      stage_dscores<kSteps / 2>(control, stage, cotangents, weights, own);
+      read_statistics(control.delta[stage] + kHalf, LanePlaces(), deltas);
+      stage_dscores<typename Shape::Element, kSteps / 2>(deltas, cotangents, weights, own);
       ptx::fence_async_shared();
       ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
       ptx::wgmma_fence();

@@ -35,6 +35,7 @@ __device__ __forceinline__ void consume_light_keys(const HopperBackwardArguments
   float dkey[Shape::kHeadDim / 2], dvalue[Shape::kHeadDim / 2];
   float scores[Shape::kBlock / 2], cotangents[kHalf / 2];
   uint32_t weights[kSteps][4];
+  const LanePlaces places;
 
   auto rows = [&] { return base + items % 2 * 2 * Shape::kRowBytes; };
   auto keys = [&] { return rows() + Shape::kKeyAt + warpgroup * Shape::kPartBytes; };
@@ -76,12 +77,14 @@ __device__ __forceinline__ void consume_light_keys(const HopperBackwardArguments
     if (control.items[slot].last) break;
     ptx::mbarrier_wait(ptx::shared_address(&control.full_rows[items % 2]), items / 2 % 2);
     int left = control.items[slot].total;
+    const RowWords words(control, slot, places);
     issue_tile_scores();
     for (bool begun = false;; begun = true) {
       const int stage = tile_place.stage;
       ptx::wgmma_wait<0>();
       ptx::keep_here(scores);
-      find_weights(arguments, control, stage, warpgroup, 0, scores, weights);
+      find_weights(arguments, control, stage, RowsSeen(control.masks[stage][warpgroup], words), 0,
+                   scores, weights, places);
       ptx::mbarrier_wait(ptx::shared_address(&control.full_dout[stage]), tile_place.parity);
       issue_half(0);
       issue_combination<Shape>(dvalue, weights, douts(), begun);

@@ -161,10 +161,7 @@ __device__ inline void find_masks(const HopperBackwardArguments& arguments,
         for_words(1, [&](int at) { mask.word[at][t] = all; });
         for_words(places, [&](int at) { mask.word[1 + at][t] = at < rows ? all : 0; });
       }
-      if (lane == 0) {
-        mask.seen = sure ? TileMask::kEverything : TileMask::kSomething;
-        mask.table = own ? 0 : 1;
-      }
+      if (lane == 0) mask.seen = sure ? TileMask::kEverything : TileMask::kSomething;
       control.lse[stage][column] = statistics.x;
       control.delta[stage][column] = statistics.y;
       ptx::mbarrier_arrive(ptx::shared_address(&control.full_query[stage]));

@@ -54,6 +54,9 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
   float sums[2][kSums];  // of a tile; of the second one of a pair
   uint32_t weights[kSteps][4];
 
+  const LanePlaces places;
+  float2 deltas[kScores / 4];
+
   auto arrive = [&](uint64_t& barrier) { ptx::mbarrier_arrive(ptx::shared_address(&barrier)); };
   auto arrive_once = [&](uint64_t& barrier) {
     __syncwarp();
@@ -78,11 +81,13 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
   };
   auto own_dscores = [&](uint32_t step) { return dscores(step) + warpgroup * kPartBytes; };
 
-  auto issue_step_scores = [&](const PairedStep& step) {
+  auto wait_for_queries = [&](const PairedStep& step) {
     const uint32_t tile = step.own(warpgroup);
     wait(control.full_query[place(tile)], parity(tile));
+  };
+  auto issue_step_scores = [&](const PairedStep& step) {
     ptx::wgmma_fence();
-    issue_scores<Shape>(scores, keys(), queries(tile));
+    issue_scores<Shape>(scores, keys(), queries(step.own(warpgroup)));
     ptx::wgmma_commit();
   };
   auto issue_step_cotangents = [&](const PairedStep& step) {
@@ -119,8 +124,8 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
     ptx::wgmma_commit();
   };
   auto leave_dscores = [&](const PairedStep& step) {
-    wait(control.empty_dscores[steps % 2], steps / 2 % 2 ^ 1);
-    stage_dscores<0>(control, place(step.own(warpgroup)), cotangents, weights, own_dscores(steps));
+    stage_dscores<typename Shape::Element, 0>(deltas, cotangents, weights, own_dscores(steps),
+                                              places);
     ptx::fence_async_shared();
     ptx::barrier_sync(kOneBarrier + warpgroup, 128);
     if (ptx::thread() % 128 == 0) arrive(control.full_dscores[steps % 2]);
@@ -130,7 +135,8 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
     const int buffer = added % 2;
     wait(control.empty_sums[buffer][warpgroup], added / 2 % 2 ^ 1);
     stage_sums<Shape>(
-        of, base + Shape::kSumAt + (buffer * Shape::kSumParts + warpgroup) * Shape::kSumBytes, 0);
+        of, base + Shape::kSumAt + (buffer * Shape::kSumParts + warpgroup) * Shape::kSumBytes, 0,
+        places);
     ptx::fence_async_shared();
     arrive(control.full_sums[buffer][warpgroup]);
     ++added;
@@ -177,12 +183,15 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
     const uint32_t end = tiles + item.total;
     PairedSteps walk{item.axis[2].tiles, item.pairs};
     PairedStep before, step = walk.next(tiles);
+    const RowWords words(control, slot, places);
+    wait_for_queries(step);
+    const TileView<kScores> first(control, place(step.own(warpgroup)), warpgroup, words, places);
     issue_step_scores(step);
     issue_step_cotangents(step);
     if (leaving) free_rows_before();
     ptx::wgmma_wait<1>();
     ptx::keep_here(scores);
-    find_weights(arguments, control, place(step.own(warpgroup)), warpgroup, 0, scores, weights);
+    first.template weigh<typename Shape::Element>(arguments, scores, weights);
     // An empty group, so that the wait of the first round is for as many as that of others.
     ptx::wgmma_commit();
 
@@ -191,15 +200,18 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
       ptx::wgmma_fence();
       issue_combination<Shape>(dvalue, weights, douts(step.own(warpgroup)), begun);
       ptx::wgmma_commit();
+      read_statistics(control.delta[place(step.own(warpgroup))], places, deltas);
+      wait(control.empty_dscores[steps % 2], steps / 2 % 2 ^ 1);
       ptx::wgmma_wait<2>();
       ptx::keep_here(cotangents);
-      if (begun) release_queries(before);
       leave_dscores(step);
+      if (begun) release_queries(before);
       tiles += step.tiles();
       if (tiles == end) break;
       const PairedStep next = walk.next(tiles);
+      wait_for_queries(next);
+      const TileView<kScores> view(control, place(next.own(warpgroup)), warpgroup, words, places);
       issue_step_scores(next);
-      const TileView<kScores> view(control, place(next.own(warpgroup)), warpgroup);
       ptx::wgmma_wait<0>();
       keep_sums();
       ptx::keep_here(scores);

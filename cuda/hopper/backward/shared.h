@@ -116,7 +116,6 @@ struct HopperBackwardShape {
 struct RowMask {
   uint32_t word[kWarpgroupRows + 1][4];
   TileMask::Seen seen;
-  int table;  // of row_words
 };
 
 // What the warps tell each other.

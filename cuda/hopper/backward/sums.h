@@ -12,6 +12,7 @@
 #include "cuda/hopper/backward/additional.h"
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/describer.h"
+#include "cuda/hopper/backward/lane_places.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/backward/tile_walk.h"
 #include "cuda/ptx/lane.h"
@@ -31,17 +32,16 @@ __device__ __forceinline__ int sum_place(int feature) {
 // Writes a warp's 16 rows of sums to the panels at `to`, as the copy engine reads them. The columns
 // begin with the 16 `half` of a panel.
 template <typename Shape, int kCount>
-__device__ __forceinline__ void stage_sums(const float (&sums)[kCount], uint32_t to, int half) {
-  const int thread = ptx::thread() % 128, warp = thread / 32, g = thread / 4 % 8, t = thread % 4;
+__device__ __forceinline__ void stage_sums(const float (&sums)[kCount], uint32_t to, int half,
+                                           const LanePlaces& places = LanePlaces()) {
 #pragma unroll
   for (int j = 0; j < kCount / 8; ++j) {
-    const int chunk = (2 * t + j % 2 + half) ^ g;
+    const uint32_t line = to + (places.sums ^ 16 * (j % 2 + half));
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const float* low = sums + 8 * j + 2 * r;
-      ptx::store_shared(to + j / 2 * Shape::kSumPanelBytes +
-                            (16 * warp + 8 * r + g) * kPanelRowBytes + 16 * chunk,
-                        low[0], low[1], low[4], low[5]);
+      ptx::store_shared(line + j / 2 * Shape::kSumPanelBytes + 8 * r * kPanelRowBytes, low[0],
+                        low[1], low[4], low[5]);
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/hopper/backward/arguments.h"
+#include "cuda/hopper/backward/lane_places.h"
 #include "cuda/hopper/backward/shared.h"
 #include "cuda/hopper/mask.h"
 #include "cuda/ptx/lane.h"
@@ -19,39 +20,65 @@ __device__ __forceinline__ float2 statistic_at(const float* of, int n) {
   return *reinterpret_cast<const float2*>(of + 8 * n);
 }
 
-// What a lane's two rows of a warpgroup see of a tile.
-template <typename Control>
-__device__ __forceinline__ void look_up_seen(const Control& control, const RowMask& mask,
-                                             uint32_t (&seen)[2]) {
-  const int lane = ptx::lane(), row = ptx::thread() % 128 / 32 * 16 + lane / 4;
-  const auto* words = reinterpret_cast<const unsigned char*>(mask.word) + 4 * (lane % 4);
+// The statistics of a lane's columns.
+template <int kCount>
+__device__ __forceinline__ void read_statistics(const float* of, const LanePlaces& places,
+                                                float2 (&to)[kCount]) {
+  const float* own = of + places.statistic / sizeof(float);
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const uint32_t at = control.row_words[mask.table][row + 8 * r];
-    seen[r] = *reinterpret_cast<const uint32_t*>(words + at % 65536) &
-              *reinterpret_cast<const uint32_t*>(words + at / 65536);
-  }
+  for (int n = 0; n < kCount; ++n) to[n] = statistic_at(own, n);
 }
 
-// The weights of the keys of a group of rows for queries of the tile in `stage`, from `first` on.
+// Where the words of a lane's two rows are in the masks of an item, in bytes: those of their lines
+// in the lower halves, those of their places in the upper ones.
+struct RowWords {
+  uint32_t at[2];
+
+  template <typename Control>
+  __device__ __forceinline__ RowWords(const Control& control, int slot, const LanePlaces& places) {
+    const int table = control.additional[slot] < 0 ? 0 : 1;
+    const uint32_t t = places.statistic / 2;
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+      at[r] = control.row_words[table][places.row + 8 * r] + (t | t << 16);
+  }
+};
+
+// What a lane's two rows of a warpgroup see of a tile. All is read at once, whatever the tile is:
+// what is read from shared memory while products read their operands takes long, and would take
+// several times as long if each waited for the one before.
+struct RowsSeen {
+  uint32_t columns[2];
+  bool everything;
+
+  __device__ __forceinline__ RowsSeen(const RowMask& mask, const RowWords& words) {
+    everything = mask.seen == TileMask::kEverything;
+    const auto* first = reinterpret_cast<const unsigned char*>(mask.word);
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+      columns[r] = *reinterpret_cast<const uint32_t*>(first + words.at[r] % 65536) &
+                   *reinterpret_cast<const uint32_t*>(first + words.at[r] / 65536);
+  }
+};
+
+// The weights of a lane's keys for queries of the tile in `stage`, from `first` on.
 template <typename Shape, int kScores, int kSteps>
 __device__ __forceinline__ void find_weights(const HopperBackwardArguments& arguments,
                                              const HopperBackwardControl<Shape>& control, int stage,
-                                             int group, int first, float (&scores)[kScores],
-                                             uint32_t (&weights)[kSteps][4]) {
+                                             const RowsSeen& rows, int first,
+                                             float (&scores)[kScores],
+                                             uint32_t (&weights)[kSteps][4],
+                                             const LanePlaces& places) {
   using T = typename Shape::Element;
-  const RowMask& mask = control.masks[stage][group];
   if (arguments.scale_first) {
 #pragma unroll
     for (float& score : scores) score *= arguments.score_scale;
   }
-  if (mask.seen != TileMask::kEverything) {
-    uint32_t seen[2];
-    look_up_seen(control, mask, seen);
-    seen[0] >>= first / 4, seen[1] >>= first / 4;
+  if (!rows.everything) {
+    const uint32_t seen[2] = {rows.columns[0] >> first / 4, rows.columns[1] >> first / 4};
     hide_columns(scores, seen);
   }
-  const float* lses = control.lse[stage] + first + 2 * (ptx::lane() % 4);
+  const float* lses = control.lse[stage] + first + places.statistic / sizeof(float);
 #pragma unroll
   for (int n = 0; n < kScores / 4; ++n) {
     const float2 lse = statistic_at(lses, n);
@@ -69,19 +96,14 @@ __device__ __forceinline__ void find_weights(const HopperBackwardArguments& argu
 // for.
 template <int kScores>
 struct TileView {
+  RowsSeen rows;
   float2 lse[kScores / 4];
-  uint32_t seen[2];
-  bool everything;  // is seen
 
   template <typename Shape>
   __device__ __forceinline__ TileView(const HopperBackwardControl<Shape>& control, int stage,
-                                      int group) {
-    const RowMask& mask = control.masks[stage][group];
-    everything = mask.seen == TileMask::kEverything;
-    if (!everything) look_up_seen(control, mask, seen);
-    const float* lses = control.lse[stage] + 2 * (ptx::lane() % 4);
-#pragma unroll
-    for (int n = 0; n < kScores / 4; ++n) lse[n] = statistic_at(lses, n);
+                                      int group, const RowWords& words, const LanePlaces& places)
+      : rows(control.masks[stage][group], words) {
+    read_statistics(control.lse[stage], places, lse);
   }
 
   template <typename T, int kSteps>
@@ -92,7 +114,7 @@ struct TileView {
 #pragma unroll
       for (float& score : scores) score *= arguments.score_scale;
     }
-    if (!everything) hide_columns(scores, seen);
+    if (!rows.everything) hide_columns(scores, rows.columns);
 #pragma unroll
     for (int i = 0; i < kScores / 2; ++i) {
       const int n = i / 2;
@@ -103,35 +125,45 @@ struct TileView {
   }
 };
 
-// The gradients of the scores of 16 queries, one step of a product, of the weights and of what the
-// weights' cotangents are: those `from` on.
+// The gradients of the scores of 16 queries, one step of a product, of their deltas, the weights,
+// and what the weights' cotangents are: those `from` on.
 template <typename T, int kScores>
-__device__ __forceinline__ void find_dscores(const float* deltas, int step,
+__device__ __forceinline__ void find_dscores(const float2 (&deltas)[2],
                                              const float (&cotangents)[kScores], int from,
                                              const uint32_t (&weights)[4], uint32_t (&dscores)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float2 delta = statistic_at(deltas, 2 * step + i / 2);
+    const float2 delta = deltas[i / 2];
     const float* pair = cotangents + from + 2 * i;
     const float2 weight = unpack(weights[i], T());
     dscores[i] = pack(weight.x * (pair[0] - delta.x), weight.y * (pair[1] - delta.y), T());
   }
 }
 
+// The same with deltas in memory, those of this lane's columns.
+template <typename T, int kScores>
+__device__ __forceinline__ void find_dscores(const float* deltas, int step,
+                                             const float (&cotangents)[kScores], int from,
+                                             const uint32_t (&weights)[4], uint32_t (&dscores)[4]) {
+  const float2 both[2] = {statistic_at(deltas, 2 * step), statistic_at(deltas, 2 * step + 1)};
+  find_dscores<T>(both, cotangents, from, weights, dscores);
+}
+
 // Writes a warpgroup's rows of the gradients of scores to `to`, as operands of products: of as many
-// steps as there are cotangents of, from kFirst on.
-template <int kFirst, typename Shape, int kScores, int kSteps>
-__device__ __forceinline__ void stage_dscores(const HopperBackwardControl<Shape>& control,
-                                              int stage, const float (&cotangents)[kScores],
-                                              const uint32_t (&weights)[kSteps][4], uint32_t to) {
-  const int lane = ptx::lane(), row = ptx::thread() % 128 / 32 * 16 + lane % 16;
-  const float* deltas = control.delta[stage] + 2 * (lane % 4);
+// steps as there are deltas and cotangents of, from kFirst on. Deltas are read before: nothing is
+// read from memory between two writes to it.
+template <typename T, int kFirst, int kScores, int kSteps>
+__device__ __forceinline__ void stage_dscores(const float2 (&deltas)[kScores / 4],
+                                              const float (&cotangents)[kScores],
+                                              const uint32_t (&weights)[kSteps][4], uint32_t to,
+                                              const LanePlaces& places = LanePlaces()) {
 #pragma unroll
   for (int i = 0; i < kScores / 8; ++i) {
     const int step = kFirst + i;
+    const float2 both[2] = {deltas[2 * i], deltas[2 * i + 1]};
     uint32_t dscores[4];
-    find_dscores<typename Shape::Element>(deltas, step, cotangents, 8 * i, weights[step], dscores);
-    ptx::stmatrix(to + row * kPanelRowBytes + ((2 * step + lane / 16) ^ (row & 7)) * 16, dscores);
+    find_dscores<T>(both, cotangents, 8 * i, weights[step], dscores);
+    ptx::stmatrix(to + places.dscores_of(step), dscores);
   }
 }
 

@@ -156,6 +156,7 @@ __device__ __forceinline__ void consume_wide(const HopperBackwardArguments& argu
   WideHalf<Shape> dkey, dvalue, sums;
   float scores[kHalf / 2], cotangents[kHalf / 2];
   uint32_t weights[kSteps][4];
+  const LanePlaces places;
 
   const uint32_t keys = base + Shape::kKeyAt, values = base + Shape::kValueAt;
   const uint32_t staged_weights = base + Shape::kWeightAt, dscores = base + Shape::kDscoreAt;
@@ -194,6 +195,7 @@ __device__ __forceinline__ void consume_wide(const HopperBackwardArguments& argu
     if (control.items[slot].last) break;
     ptx::mbarrier_wait(ptx::shared_address(&control.full_rows[0]), items % 2);
     int left = control.items[slot].total;
+    const RowWords words(control, slot, places);
     issue_tile_scores();
     ptx::wgmma_wait<0>();
     ptx::keep_here(scores);
@@ -204,7 +206,8 @@ __device__ __forceinline__ void consume_wide(const HopperBackwardArguments& argu
       ptx::wgmma_fence();
       issue_half_scores<Shape>(cotangents, values, douts() + warpgroup * kHalf * kPanelRowBytes);
       ptx::wgmma_commit();
-      find_weights(arguments, control, stage, 0, warpgroup * kHalf, scores, weights);
+      find_weights(arguments, control, stage, RowsSeen(control.masks[stage][0], words),
+                   warpgroup * kHalf, scores, weights, places);
       // Both are done with the weights of the tile before.
       ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
 #pragma unroll

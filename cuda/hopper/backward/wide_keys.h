@@ -35,6 +35,7 @@ __device__ __forceinline__ void consume_wide_keys(const HopperBackwardArguments&
   WideHalf<Shape> dkey, dvalue;
   float scores[kHalf / 2], cotangents[kHalf / 2];
   uint32_t weights[kSteps][4], dscores[kSteps][4];
+  const LanePlaces places;
 
   const uint32_t keys = base + Shape::kKeyAt, values = base + Shape::kValueAt;
   const uint32_t staged_weights = base + Shape::kWeightAt;
@@ -61,11 +62,12 @@ __device__ __forceinline__ void consume_wide_keys(const HopperBackwardArguments&
                           columns + wide_place<Shape>(1, warpgroup, Shape::kStagePanelBytes), add);
   };
   // Weights and the gradients of scores of the tile that was issued last.
-  auto find_tile = [&] {
+  auto find_tile = [&](const RowWords& words) {
     ptx::keep_here(scores);
     ptx::keep_here(cotangents);
     const int stage = (tiles - 1) % 2;
-    find_weights(arguments, control, stage, 0, warpgroup * kHalf, scores, weights);
+    find_weights(arguments, control, stage, RowsSeen(control.masks[stage][0], words),
+                 warpgroup * kHalf, scores, weights, places);
     const float* deltas = control.delta[stage] + warpgroup * kHalf + 2 * (ptx::lane() % 4);
 #pragma unroll
     for (int i = 0; i < kSteps; ++i)
@@ -89,9 +91,10 @@ __device__ __forceinline__ void consume_wide_keys(const HopperBackwardArguments&
     if (control.items[slot].last) break;
     ptx::mbarrier_wait(ptx::shared_address(&control.full_rows[0]), items % 2);
     int left = control.items[slot].total;
+    const RowWords words(control, slot, places);
     issue_tile();
     ptx::wgmma_wait<0>();
-    find_tile();
+    find_tile(words);
     for (bool begun = false;; begun = true) {
       const uint32_t tile = tiles - 1;
       // Both are done with what is staged of the tile before.
@@ -114,7 +117,7 @@ __device__ __forceinline__ void consume_wide_keys(const HopperBackwardArguments&
       keep_gradients();
       release(tile);
       ptx::wgmma_wait<0>();
-      find_tile();
+      find_tile(words);
     }
     ptx::wgmma_wait<0>();
     keep_gradients();
