@@ -114,7 +114,7 @@ __device__ __forceinline__ void consume(const HopperBackwardArguments& arguments
   auto own_dscores = [&](uint32_t tile) { return dscores(tile) + warpgroup * kPartBytes; };
   auto add_sums = [&](uint32_t tile) {
     ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[0][warpgroup]), tile % 2 ^ 1);
-    stage_sums<Shape>(sums, sums_to, 0);
+    stage_sums<Shape>(sums, sums_to, 0, LanePlaces());  // found anew: few registers are left
     ptx::fence_async_shared();
     arrive(control.full_sums[0][warpgroup]);
   };

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/hopper/backward/arguments.h"
 #include "cuda/hopper/backward/gradient_products.h"
@@ -82,7 +83,6 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
   float sums[Shape::kSumColumns / 2], scores[Shape::kBlock / 2], cotangents[kHalf / 2];
   uint32_t weights[kSteps][4];
   const LanePlaces places;
-  float2 deltas[kHalf / 8];
 
   auto rows = [&] { return base + items % 2 * 2 * Shape::kRowBytes; };
   auto keys = [&] { return rows() + Shape::kKeyAt + warpgroup * Shape::kPartBytes; };
@@ -107,7 +107,7 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
   };
   auto add_sums = [&] {
     ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[0][0]), tiles % 2 ^ 1);
-    stage_sums<Shape>(sums, base + Shape::kSumAt, warpgroup);
+    stage_sums<Shape>(sums, base + Shape::kSumAt, warpgroup, places);
     ptx::fence_async_shared();
     arrive(control.full_sums[0][0]);
     ++tiles;
@@ -130,6 +130,12 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
       ptx::mbarrier_wait(ptx::shared_address(&control.full_dout[stage]), tile_place.parity);
       const uint32_t staged = base + Shape::kDscoreAt + tiles % 2 * Shape::kDscoreBytes;
       const uint32_t own = staged + warpgroup * kWarpgroupRows * kPanelRowBytes;
+      auto stage_half = [&](auto half) {
+        float2 deltas[kHalf / 8];
+        read_statistics(control.delta[stage] + half * kHalf, places, deltas);
+        stage_dscores<typename Shape::Element, half * kSteps / 2>(deltas, cotangents, weights, own,
+                                                                  places);
+      };
       ptx::wgmma_fence();
       Products::scores(cotangents, values(), douts(stage));
       ptx::wgmma_commit();
@@ -137,15 +143,13 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
       ptx::wgmma_commit();
       ptx::wgmma_wait<1>();
       ptx::keep_here(cotangents);
-      read_statistics(control.delta[stage], LanePlaces(), deltas);
-      stage_dscores<typename Shape::Element, 0>(deltas, cotangents, weights, own);
+      stage_half(std::integral_constant<int, 0>());
       ptx::wgmma_fence();
       Products::scores(cotangents, values(), douts(stage) + kHalf * Shape::kLineBytes);
       ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
       ptx::keep_here(cotangents);
-      read_statistics(control.delta[stage] + kHalf, LanePlaces(), deltas);
-      stage_dscores<typename Shape::Element, kSteps / 2>(deltas, cotangents, weights, own);
+      stage_half(std::integral_constant<int, 1>());
       ptx::fence_async_shared();
       ptx::barrier_sync(kBothBarrier, 128 * Shape::kWarpgroups);
       ptx::wgmma_fence();

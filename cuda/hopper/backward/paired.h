@@ -53,9 +53,7 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
   float scores[kScores], cotangents[kScores];
   float sums[2][kSums];  // of a tile; of the second one of a pair
   uint32_t weights[kSteps][4];
-
   const LanePlaces places;
-  float2 deltas[kScores / 4];
 
   auto arrive = [&](uint64_t& barrier) { ptx::mbarrier_arrive(ptx::shared_address(&barrier)); };
   auto arrive_once = [&](uint64_t& barrier) {
@@ -124,6 +122,9 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
     ptx::wgmma_commit();
   };
   auto leave_dscores = [&](const PairedStep& step) {
+    wait(control.empty_dscores[steps % 2], steps / 2 % 2 ^ 1);
+    float2 deltas[kScores / 4];
+    read_statistics(control.delta[place(step.own(warpgroup))], places, deltas);
     stage_dscores<typename Shape::Element, 0>(deltas, cotangents, weights, own_dscores(steps),
                                               places);
     ptx::fence_async_shared();
@@ -200,12 +201,10 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
       ptx::wgmma_fence();
       issue_combination<Shape>(dvalue, weights, douts(step.own(warpgroup)), begun);
       ptx::wgmma_commit();
-      read_statistics(control.delta[place(step.own(warpgroup))], places, deltas);
-      wait(control.empty_dscores[steps % 2], steps / 2 % 2 ^ 1);
       ptx::wgmma_wait<2>();
       ptx::keep_here(cotangents);
-      leave_dscores(step);
       if (begun) release_queries(before);
+      leave_dscores(step);
       tiles += step.tiles();
       if (tiles == end) break;
       const PairedStep next = walk.next(tiles);

@@ -33,7 +33,7 @@ __device__ __forceinline__ int sum_place(int feature) {
 // begin with the 16 `half` of a panel.
 template <typename Shape, int kCount>
 __device__ __forceinline__ void stage_sums(const float (&sums)[kCount], uint32_t to, int half,
-                                           const LanePlaces& places = LanePlaces()) {
+                                           const LanePlaces& places) {
 #pragma unroll
   for (int j = 0; j < kCount / 8; ++j) {
     const uint32_t line = to + (places.sums ^ 16 * (j % 2 + half));

@@ -156,7 +156,7 @@ template <typename T, int kFirst, int kScores, int kSteps>
 __device__ __forceinline__ void stage_dscores(const float2 (&deltas)[kScores / 4],
                                               const float (&cotangents)[kScores],
                                               const uint32_t (&weights)[kSteps][4], uint32_t to,
-                                              const LanePlaces& places = LanePlaces()) {
+                                              const LanePlaces& places) {
 #pragma unroll
   for (int i = 0; i < kScores / 8; ++i) {
     const int step = kFirst + i;

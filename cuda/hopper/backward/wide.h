@@ -178,7 +178,7 @@ __device__ __forceinline__ void consume_wide(const HopperBackwardArguments& argu
   // Each round has one parity, since a tile has two.
   auto add_sums = [&](const auto& of, int round) {
     ptx::mbarrier_wait(ptx::shared_address(&control.empty_sums[0][warpgroup]), round ^ 1);
-    stage_sums<Shape>(of, base + Shape::kSumAt + warpgroup * Shape::kSumBytes, 0);
+    stage_sums<Shape>(of, base + Shape::kSumAt + warpgroup * Shape::kSumBytes, 0, places);
     ptx::fence_async_shared();
     arrive(control.full_sums[0][warpgroup]);
   };
