@@ -48,7 +48,7 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
   };
   switch (limits.pass) {
     case HopperPass::kGradients:
-      if (limits.resident == 2) return {1830, pairs * 0.0635, 2900, 15000};
+      if (limits.resident == 2) return {1830, pairs * 0.04, 1900, 15000};
       if (limits.head_dim > 128)
         return {15.7 * limits.head_dim + 1170, pairs * 0.15, 20.0 * limits.head_dim + 1500, 20000};
       if (limits.head_dim > 64) return {gradients(5, 0.22, 1000), pairs * 0.01, 5000, 20000};
