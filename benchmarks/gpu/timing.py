@@ -48,7 +48,8 @@ def seconds_of(dispatch: Callable[[], Any], times: int = 1) -> float:
 def in_turns(
     timed: dict[str, Timed], rounds: int = 5, seconds: float = 0.03
 ) -> dict[str, list[float]]:
-    """Milliseconds of a call, a sample for each round, in which every one of `timed` has its turn.
+    """Milliseconds of a call, a sample for each round, in which every one of `timed` has its turn:
+    there and back, so that none always finds the card as hot as the same other one left it.
 
     Args:
       timed: by name; each has been dispatched before.
@@ -63,8 +64,9 @@ def in_turns(
             found[name].append(1e3 * one.first / one.calls)
         else:
             more[name] = max(1, min(50, round(seconds / seconds_of(one.dispatch))))
-    for _ in range(rounds):
-        for name, one in timed.items():
+    there = list(timed.items())
+    for turn in range(rounds):
+        for name, one in reversed(there) if turn % 2 else there:
             if more[name]:
                 short = seconds_of(one.dispatch)
                 long = seconds_of(one.dispatch, 1 + more[name])
