@@ -22,8 +22,7 @@ struct HopperBackwardArguments {
   CUtensorMap additional_values;
   CUtensorMap sums;  // the gradient of the queries, as `sums.h` orders it
   Problem problem;
-  const uint32_t*
-      boxes[kMaxRank];  // descriptions of the launch's first one along each axis (boxes.h)
+  const uint32_t* boxes[kMaxRank];  // the launch's first one along each axis (boxes.h)
   // Of the queries, from the launch's first one: log2 of the sum, and delta. From head to head of
   // all batch entries, and from token to token of the launch.
   const float2* statistics;
