@@ -29,6 +29,9 @@ struct Problem {
   JAX_NA_INLINE int64_t key_tokens() const {
     return static_cast<int64_t>(axes[0].key_count) * axes[1].key_count * axes[2].key_count;
   }
+  // Of all heads and batch entries.
+  JAX_NA_INLINE int64_t query_rows() const { return batch * query_tokens() * heads; }
+  JAX_NA_INLINE int64_t key_rows() const { return batch * key_tokens() * kv_heads; }
   // Entries of the bias of one head.
   JAX_NA_INLINE int64_t bias_size() const {
     int64_t size = 1;

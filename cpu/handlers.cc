@@ -123,7 +123,7 @@ Error backward(ffi::ThreadPool pool, AnyBuffer query, AnyBuffer key, AnyBuffer v
       return std::unique_ptr<std::byte[]>(
           new std::byte[static_cast<size_t>(elements * element_bytes(stored))]);
     };
-    auto delta = scratch(p.batch * p.query_tokens() * p.heads);
+    auto delta = scratch(p.query_rows());
     auto partial_keys = scratch(token_sums * padded(p.head_dim, stored));
     auto partial_values = scratch(token_sums * padded(p.value_dim, stored));
     auto partial_bias = scratch(bias_sums);

@@ -13,7 +13,7 @@ double factor_of(const Problem& problem) {
 // What the gradients of additional keys take at least beside the kernels of warps: four products of
 // each feature of a query with each key, of which a multiprocessor makes 128 a clock.
 double additional_clocks(const Problem& problem, const Device& device) {
-  const double rows = static_cast<double>(problem.batch) * problem.query_tokens() * problem.heads;
+  const double rows = static_cast<double>(problem.query_rows());
   return rows * problem.additional * 4 * problem.head_dim / (128.0 * device.multiprocessors);
 }
 

@@ -58,7 +58,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     find_factor(const __grid_constant__ Backward arguments, BiasSums* sums) {
   const Problem& problem = arguments.problem;
-  const int64_t rows = problem.batch * problem.query_tokens() * problem.heads;
+  const int64_t rows = problem.query_rows();
   const int64_t values = problem.batch * problem.kv_heads * problem.value_dim;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -103,7 +103,7 @@ cudaError_t begin_bias_sums(const Backward& arguments, void* sums, cudaStream_t 
   if (status != cudaSuccess) return status;
   return by_type(arguments.stored, [&](auto element) {
     using T = decltype(element);
-    const int64_t rows = problem.batch * problem.query_tokens() * problem.heads;
+    const int64_t rows = problem.query_rows();
     const int64_t words = rows * problem.value_dim * static_cast<int64_t>(sizeof(T)) / 16;
     const int64_t blocks = std::clamp<int64_t>(words / kThreads, 1, kMostBlocks);
     return ptx::launch(find_factor<T>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0,

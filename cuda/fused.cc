@@ -11,21 +11,14 @@
 #include "cuda/hopper/backward/backward.h"
 #include "cuda/hopper/forward.h"
 #include "cuda/launch.h"
+#include "cuda/workspace.h"
 
 namespace jax_na::cuda {
 namespace {
 
-int64_t align(int64_t bytes) {
-  return (bytes + 255) / 256 * 256;
-}
-
-int64_t rows_of(const Problem& problem) {
-  return problem.batch * problem.query_tokens() * problem.heads;
-}
-
 // Of delta, and of the LSE in units of log2.
 int64_t rows_bytes(const Problem& problem) {
-  return align(2 * rows_of(problem) * static_cast<int64_t>(sizeof(float)));
+  return align_workspace(2 * problem.query_rows() * static_cast<int64_t>(sizeof(float)));
 }
 
 }  // namespace
@@ -35,7 +28,7 @@ int64_t rows_bytes(const Problem& problem) {
 int64_t fused_backward_workspace(const Problem& problem, Stored stored, bool deterministic) {
   const int64_t sums = problem.bias_batch > 0 ? bias_sums_bytes(problem) : 0;
   const int64_t warps =
-      rows_bytes(problem) + align(std::max(additional_gradient_workspace(problem), sums));
+      rows_bytes(problem) + align_workspace(std::max(additional_gradient_workspace(problem), sums));
   const int64_t same_bits = std::max(warps, hopper_pair_workspace(problem, stored));
   return deterministic ? same_bits
                        : std::max(same_bits, hopper_backward_workspace(problem, stored));
@@ -69,7 +62,7 @@ std::string fused_backward(const Backward& arguments, bool deterministic, cudaSt
   }
   if (error.empty()) {
     Backward of_keys = arguments;
-    of_keys.lse = delta + rows_of(problem);
+    of_keys.lse = delta + problem.query_rows();
     error = run(Pass::kKeyGradient, of_keys);
   }
   if (error.empty() && problem.additional > 0)

@@ -147,8 +147,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kOneTileWarps / kMaxWarps)
 
   const int all_items = static_cast<int>(problem.batch) * problem.heads;
   if (sweep.at_once) {
-    const int64_t queries = problem.batch * problem.query_tokens() * problem.heads;
-    const int64_t keys = problem.batch * problem.key_tokens() * problem.kv_heads;
+    const int64_t queries = problem.query_rows();
+    const int64_t keys = problem.key_rows();
     prefetch_first<T, 3>({{arguments.query, queries * problem.head_dim},
                           {arguments.key, keys * problem.head_dim},
                           {arguments.value, keys * problem.value_dim}},

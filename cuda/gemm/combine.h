@@ -80,13 +80,10 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
     const Step& s = work.steps[step % kStepsKnown];
     const int* stage_tokens = known.tokens + table * sweep.stage_rows;
     const void* tensor = s.window ? arguments.from : arguments.additional;
-    load_rows<T, kHeadDim, 1>(
-        sweep.stage_rows,
-        {Source{static_cast<const char*>(tensor) + s.value * static_cast<int64_t>(sizeof(T)),
-                problem.kv_heads * problem.value_dim * static_cast<int>(sizeof(T)),
-                problem.value_dim}},
-        {base + map.stage + 2 * buffer * map.stage_bytes},
-        [&](int row) { return stage_tokens[row]; });
+    load_rows<T, kHeadDim, 1>(sweep.stage_rows,
+                              {source<T>(tensor, s.value, problem.kv_heads, problem.value_dim)},
+                              {base + map.stage + 2 * buffer * map.stage_bytes},
+                              [&](int row) { return stage_tokens[row]; });
   };
 
   auto load_own = [](int) {};  // the stationary rows are results alone

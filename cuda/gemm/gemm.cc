@@ -10,22 +10,16 @@
 #include "cuda/gemm/by_type.h"
 #include "cuda/gemm/instances.h"
 #include "cuda/gemm/softmax.h"
+#include "cuda/workspace.h"
 
 namespace jax_na::cuda {
 namespace {
 
-int64_t align(int64_t bytes) {
-  return (bytes + 255) / 256 * 256;
-}
-
-int64_t rows_of(const Problem& problem) {
-  return problem.batch * problem.query_tokens() * problem.heads;
-}
-
 // Bytes of a window-shaped tensor. Scores are float; what replaces them in the same place may be
 // smaller.
 int64_t window_bytes(const Problem& problem) {
-  return align(rows_of(problem) * slots_of(problem) * static_cast<int64_t>(sizeof(float)));
+  return align_workspace(problem.query_rows() * slots_of(problem) *
+                         static_cast<int64_t>(sizeof(float)));
 }
 
 // Elements from one row to the next of a tensor of `stored` elements in place of floats.
@@ -123,8 +117,8 @@ std::string gemm_forward(const Forward& arguments, void* workspace, cudaStream_t
 
 int64_t gemm_backward_workspace(const Problem& problem, Stored stored) {
   return (keeps_unrounded(problem, stored) ? 3 : 2) * window_bytes(problem) +
-         align(rows_of(problem) * static_cast<int64_t>(sizeof(float))) +
-         align(additional_gradient_workspace(problem));
+         align_workspace(problem.query_rows() * static_cast<int64_t>(sizeof(float))) +
+         align_workspace(additional_gradient_workspace(problem));
 }
 
 std::string gemm_backward(const Backward& arguments, cudaStream_t stream) {
@@ -133,14 +127,14 @@ std::string gemm_backward(const Backward& arguments, cudaStream_t stream) {
   auto* memory = static_cast<char*>(arguments.workspace);
   auto take = [&](int64_t bytes) {
     auto* taken = reinterpret_cast<float*>(memory);
-    memory += align(bytes);
+    memory += align_workspace(bytes);
     return taken;
   };
   float* weights = take(window_bytes(problem));
   float* dscores = take(window_bytes(problem));
   float* unrounded =
       keeps_unrounded(problem, arguments.stored) ? take(window_bytes(problem)) : nullptr;
-  float* delta = take(rows_of(problem) * static_cast<int64_t>(sizeof(float)));
+  float* delta = take(problem.query_rows() * static_cast<int64_t>(sizeof(float)));
   float* sums = take(additional_gradient_workspace(problem));
   const Problem of_keys = with_features(problem, problem.head_dim);
   const Problem of_values = with_features(problem, problem.value_dim);

@@ -76,13 +76,10 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kCombinationCtas<T, kHeadDim>)
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
     const int* stage_tokens = known.tokens + table * sweep.stage_rows;
-    load_rows<T, kHeadDim, 1>(
-        sweep.stage_rows,
-        {Source{static_cast<const char*>(arguments.from) + s.out * static_cast<int64_t>(sizeof(T)),
-                problem.heads * problem.value_dim * static_cast<int>(sizeof(T)),
-                problem.value_dim}},
-        {base + map.stage + 2 * buffer * map.stage_bytes},
-        [&](int row) { return stage_tokens[row]; });
+    load_rows<T, kHeadDim, 1>(sweep.stage_rows,
+                              {source<T>(arguments.from, s.out, problem.heads, problem.value_dim)},
+                              {base + map.stage + 2 * buffer * map.stage_bytes},
+                              [&](int row) { return stage_tokens[row]; });
     // The table of tokens is another step's by the time that the weights are gathered.
     if (!same_tokens || step < sweep.buffers)
       find_stage_slots(problem, sweep, work, s.tile.origin, known.places, stage_tokens,

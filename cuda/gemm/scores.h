@@ -80,11 +80,6 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
   };
   auto find = [&](int step, int table) { find_step_tokens(sweep, known, step, table); };
 
-  auto source = [&](const void* tensor, int64_t offset, int heads) {
-    return Source{static_cast<const char*>(tensor) + offset * static_cast<int64_t>(sizeof(T)),
-                  heads * problem.head_dim * static_cast<int>(sizeof(T)), problem.head_dim};
-  };
-
   // Where an item's queries are.
   auto own_buffer = [&](const Step& s) {
     return base + map.stationary +
@@ -94,17 +89,18 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kScoresCtas<T, kHeadDim, kProd
   auto load = [&](int step, int table, int buffer) {
     const Step& s = work.steps[step % kStepsKnown];
     const int* stage_tokens = known.tokens + table * sweep.stage_rows;
-    load_rows<T, kHeadDim, 1>(
-        sweep.stage_rows,
-        {source(s.window ? arguments.key : arguments.additional_keys, s.key, problem.kv_heads)},
-        {base + map.stage + 2 * buffer * map.stage_bytes},
-        [&](int row) { return stage_tokens[row]; });
+    load_rows<T, kHeadDim, 1>(sweep.stage_rows,
+                              {source<T>(s.window ? arguments.key : arguments.additional_keys,
+                                         s.key, problem.kv_heads, problem.head_dim)},
+                              {base + map.stage + 2 * buffer * map.stage_bytes},
+                              [&](int row) { return stage_tokens[row]; });
   };
 
   auto load_own = [&](int step) {
     const Step& s = work.steps[step % kStepsKnown];
-    load_rows<T, kHeadDim, 1>(sweep.rows, {source(arguments.query, s.query, problem.heads)},
-                              {own_buffer(s)}, [&](int row) { return rows[row].token; });
+    load_rows<T, kHeadDim, 1>(
+        sweep.rows, {source<T>(arguments.query, s.query, problem.heads, problem.head_dim)},
+        {own_buffer(s)}, [&](int row) { return rows[row].token; });
   };
 
   // What each row sees of a tile, as bits. They stay while a warp has but one tile.

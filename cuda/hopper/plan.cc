@@ -150,8 +150,7 @@ std::string outside(const char* what, int axis, int value, int low, int high) {
 Problem phase_of(const Problem& problem, const int (&phases)[kMaxRank],
                  const int (&phase)[kMaxRank]) {
   Problem part = problem;
-  for (int a = 0; a < kMaxRank; ++a)
-    part.axes[a] = phase_of(part.axes[a], phases[a], phase[a]);
+  for (int a = 0; a < kMaxRank; ++a) part.axes[a] = phase_of(part.axes[a], phases[a], phase[a]);
   return part;
 }
 

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include "cuda/naive/passes.h"
+#include "cuda/workspace.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -24,13 +25,11 @@ struct Workspace {
     const int64_t more_bytes = more * (problem.head_dim + problem.value_dim) * real;
     runs = bias > 0 ? Parts::of(tokens, heads, bias * real) : Parts{1, static_cast<int>(tokens)};
     parts = Parts::of(tokens, more, more_bytes);
-    tables = aligned(tokens * heads * real);
-    dkeys = tables + aligned(runs.count * bias * real);
-    dvalues = dkeys + aligned(parts.count * more * problem.head_dim * real);
-    end = dvalues + aligned(parts.count * more * problem.value_dim * real);
+    tables = align_workspace(tokens * heads * real);
+    dkeys = tables + align_workspace(runs.count * bias * real);
+    dvalues = dkeys + align_workspace(parts.count * more * problem.head_dim * real);
+    end = dvalues + align_workspace(parts.count * more * problem.value_dim * real);
   }
-
-  static int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 };
 
 }  // namespace

@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
 
   const int all_items = static_cast<int>(problem.batch) * problem.heads;
   if (sweep.at_once) {
-    const int64_t queries = problem.batch * problem.query_tokens() * problem.heads;
-    const int64_t keys = problem.batch * problem.key_tokens() * problem.kv_heads;
+    const int64_t queries = problem.query_rows();
+    const int64_t keys = problem.key_rows();
     prefetch_first<T, 5>({{arguments.query, queries * problem.head_dim},
                           {arguments.key, keys * problem.head_dim},
                           {arguments.value, keys * problem.value_dim},
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps,
     const float* dlses = static_cast<const float*>(arguments.dlse) + s.lse;
     const float* lses = static_cast<const float*>(arguments.lse) + s.lse;
     float* delta_to = static_cast<float*>(arguments.workspace) + s.lse;
-    float* lse_to = delta_to + problem.batch * problem.query_tokens() * problem.heads;
+    float* lse_to = delta_to + problem.query_rows();
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       const int token = own_rows[16 * m + lane / 2].token;

@@ -178,7 +178,7 @@ cudaError_t with_kernels(const Backward& arguments, Launch launch) {
 }
 
 dim3 grid_of(const Problem& problem) {
-  const int64_t lanes = problem.batch * problem.query_tokens() * problem.heads * lanes_of(problem);
+  const int64_t lanes = problem.query_rows() * lanes_of(problem);
   return dim3(static_cast<unsigned>((lanes + kThreads - 1) / kThreads));
 }
 

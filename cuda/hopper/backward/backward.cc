@@ -11,6 +11,7 @@
 #include "cuda/hopper/backward/maps.h"
 #include "cuda/hopper/key.h"
 #include "cuda/hopper/query_gradient/query_gradient.h"
+#include "cuda/workspace.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -29,15 +30,11 @@ const std::vector<HopperBackwardInstance>& instances_of(Stored stored, bool sums
   }
 }
 
-int64_t rows_of(const Problem& problem) {
-  return problem.batch * problem.query_tokens() * problem.heads;
-}
-
 // Of the kernels before and after the main one, which move `bytes` for each feature of a query at
 // the rate of the memory.
 double around_clocks(const Problem& problem, double bytes) {
   constexpr double kBytesPerClock = 1600;  // of the whole GPU
-  return bytes * static_cast<double>(rows_of(problem)) * problem.head_dim / kBytesPerClock;
+  return bytes * static_cast<double>(problem.query_rows()) * problem.head_dim / kBytesPerClock;
 }
 
 // Sums of the gradients of additional keys that are kept apart.
@@ -46,15 +43,12 @@ constexpr int64_t kMostParts = 256;
 // One for each launch.
 constexpr int64_t kCounterBytes = kMostLaunches * static_cast<int64_t>(sizeof(int));
 
-int64_t align(int64_t bytes) {
-  return (bytes + 255) / 256 * 256;
-}
 int64_t statistics_bytes(const Problem& problem) {
-  return align(rows_of(problem) * static_cast<int64_t>(sizeof(float2)));
+  return align_workspace(problem.query_rows() * static_cast<int64_t>(sizeof(float2)));
 }
 int64_t sums_bytes(const Problem& problem) {
-  return align(rows_of(problem) * sum_features(problem.head_dim) *
-               static_cast<int64_t>(sizeof(float)));
+  return align_workspace(problem.query_rows() * sum_features(problem.head_dim) *
+                         static_cast<int64_t>(sizeof(float)));
 }
 
 // Whether the features of a head are fewer than those of the kernel.
@@ -67,11 +61,12 @@ int64_t additional_elements(const Problem& problem) {
   return 2 * problem.batch * problem.additional * problem.kv_heads * problem.head_dim;
 }
 int64_t additional_bytes(const Problem& problem, int64_t parts) {
-  return align(parts * additional_elements(problem) * static_cast<int64_t>(sizeof(float)));
+  return align_workspace(parts * additional_elements(problem) *
+                         static_cast<int64_t>(sizeof(float)));
 }
 
 int64_t boxes_bytes(const Problem& problem) {
-  return align(KeyBoxes::most_bytes(problem));
+  return align_workspace(KeyBoxes::most_bytes(problem));
 }
 
 // The instance that runs the problem on a Hopper GPU, or null and why.
