@@ -100,7 +100,9 @@ def test_the_workspace_holds_the_sums_of_what_the_hopper_kernel_may_run():
     of = problem((24, 24), (64, 64))
     rows = 64 * 64 * 4
     sums = rows * (128 + 2) * 4  # and two statistics, in float32
-    assert sums <= workspace(of) <= sums + 1024
+    # Boxes of keys, at most one for each place of an axis, with what each place is seen by.
+    boxes = sum(4 * (20 * length + 2 * (length + 127)) for length in (1, 64, 64))
+    assert sums + boxes <= workspace(of) <= sums + boxes + 2048
     more = workspace(problem((24, 24), (64, 64), additional=10)) - workspace(of)
     assert 0 <= more - 2 * 10 * 2 * 128 * 4 < 256  # sums of two gradients, of two key heads
     # Without sums in memory, each of 16 parts of the queries has its own, and of dilation groups.

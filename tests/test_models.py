@@ -186,7 +186,7 @@ def test_small_maps_raise_or_clamp():
     # Dense attention: every token of the map sees every other.
     tokens = clamped.tokenize(x)
     block = clamped.stages[0][0]
-    assert bool((block(tokens.at[0, 0, 0].add(1.0)) != block(tokens)).any(-1).all())
+    assert bool((block(tokens.at[0, 0, 0, 0].add(1.0)) != block(tokens)).any(-1).all())
 
 
 @pytest.mark.parametrize(

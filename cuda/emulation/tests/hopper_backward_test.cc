@@ -12,6 +12,7 @@
 #include "cuda/emulation/tests/run.h"
 #include "cuda/emulation/tests/selection.h"
 #include "cuda/hopper/backward/backward.h"
+#include "cuda/hopper/backward/boxes.h"
 #include "cuda/hopper/backward/pairs.h"
 #include "cuda/hopper/query_gradient/query_gradient.h"
 #include "cuda/launch.h"
@@ -61,6 +62,16 @@ const Implementation kPair = {
     },
     [](const Problem& p) { return cuda::hopper_pair_workspace(p, Stored::kBFloat16); }};
 
+// What is in memory of boxes of keys fits the place that a workspace has for it.
+void check_boxes(const Case& of, const cuda::HopperBackwardPlan& plan) {
+  int64_t words = 0;
+  for (int a = 0; a < kMaxRank; ++a)
+    words +=
+        int64_t{cuda::KeyBoxes::of_axis(of.problem, plan, a)} * cuda::KeyBoxes::stride(plan, a);
+  if (words * static_cast<int64_t>(sizeof(uint32_t)) > cuda::KeyBoxes::most_bytes(of.problem))
+    fail_case(of.name, "boxes of keys are larger than their place");
+}
+
 void run_hopper(Case of) {
   constexpr int kHeadDims[] = {32, 64, 96, 128, 192, 256, 40, 8, 104, 72, 136, 200};
   const int head_dim = kHeadDims[number % std::size(kHeadDims)];
@@ -81,8 +92,15 @@ void run_hopper(Case of) {
       run(implementation, of, kBFloat16);
   };
   const Stored stored = half ? Stored::kFloat16 : Stored::kBFloat16;
-  if (choice_of(of.problem, stored).instance != nullptr) run_one(kSums, ", sums");
-  if (pair_of(of.problem, stored).instance != nullptr) run_one(kPair, ", a pair");
+  const auto sums = choice_of(of.problem, stored), pair = pair_of(of.problem, stored);
+  if (sums.instance != nullptr) {
+    check_boxes(of, sums.plan);
+    run_one(kSums, ", sums");
+  }
+  if (pair.instance != nullptr) {
+    check_boxes(of, pair.plan);
+    run_one(kPair, ", a pair");
+  }
 }
 
 // Lines of tiles of which each warpgroup has some to itself, in the kernel that has these in pairs.

@@ -83,6 +83,7 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
   float sums[Shape::kSumColumns / 2], scores[Shape::kBlock / 2], cotangents[kHalf / 2];
   uint32_t weights[kSteps][4];
   const LanePlaces places;
+  float2 deltas[kHalf / 8];
 
   auto rows = [&] { return base + items % 2 * 2 * Shape::kRowBytes; };
   auto keys = [&] { return rows() + Shape::kKeyAt + warpgroup * Shape::kPartBytes; };
@@ -131,7 +132,6 @@ __device__ __forceinline__ void consume_light(const HopperBackwardArguments& arg
       const uint32_t staged = base + Shape::kDscoreAt + tiles % 2 * Shape::kDscoreBytes;
       const uint32_t own = staged + warpgroup * kWarpgroupRows * kPanelRowBytes;
       auto stage_half = [&](auto half) {
-        float2 deltas[kHalf / 8];
         read_statistics(control.delta[stage] + half * kHalf, places, deltas);
         stage_dscores<typename Shape::Element, half * kSteps / 2>(deltas, cotangents, weights, own,
                                                                   places);

@@ -54,6 +54,7 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
   float sums[2][kSums];  // of a tile; of the second one of a pair
   uint32_t weights[kSteps][4];
   const LanePlaces places;
+  float2 deltas[kScores / 4];
 
   auto arrive = [&](uint64_t& barrier) { ptx::mbarrier_arrive(ptx::shared_address(&barrier)); };
   auto arrive_once = [&](uint64_t& barrier) {
@@ -123,7 +124,6 @@ __device__ __forceinline__ void consume_paired(const HopperBackwardArguments& ar
   };
   auto leave_dscores = [&](const PairedStep& step) {
     wait(control.empty_dscores[steps % 2], steps / 2 % 2 ^ 1);
-    float2 deltas[kScores / 4];
     read_statistics(control.delta[place(step.own(warpgroup))], places, deltas);
     stage_dscores<typename Shape::Element, 0>(deltas, cotangents, weights, own_dscores(steps),
                                               places);
