@@ -15,6 +15,21 @@ __device__ __forceinline__ void cp_async(uint32_t to, const void* from, bool val
                : "memory");
 }
 
+// The same where it is `wanted`, without a branch.
+__device__ __forceinline__ void cp_async_if(bool wanted, uint32_t to, const void* from,
+                                            bool valid) {
+  int bytes = valid ? 16 : 0;
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %3, 0;\n"
+      "@wanted cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
+      "}\n"
+      :
+      : "r"(to), "l"(from), "r"(bytes), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+}
+
 // The same for 4 bytes.
 __device__ __forceinline__ void cp_async_4(uint32_t to, const void* from, bool valid) {
   int bytes = valid ? 4 : 0;

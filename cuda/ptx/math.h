@@ -32,9 +32,23 @@ __device__ __forceinline__ float log2(float x) {
   return y;
 }
 
+// 1 / x to 1 ulp.
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // The upper 32 bits of a product.
 __device__ __forceinline__ uint32_t mul_high(uint32_t a, uint32_t b) {
   return __umulhi(a, b);
+}
+
+// `from` and `count` times `bytes` more.
+__device__ __forceinline__ const char* advance(const char* from, uint32_t count, uint32_t bytes) {
+  uint64_t product;
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(count), "r"(bytes));
+  return from + product;
 }
 
 }  // namespace jax_na::cuda::ptx

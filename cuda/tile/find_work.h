@@ -71,11 +71,14 @@ __device__ __forceinline__ int log2_of(int warps) {
   return (warps > 1) + (warps > 2) + (warps > 4);
 }
 
-// Fills `work` and the CTA's rows. `block` is the CTA's index among the boxes of all dilation
-// groups. Every thread calls it; on return the results are visible to all.
+// The parts of what a CTA has to do, in the order in which they can be found, each by threads that
+// have nothing else to find at that time.
+
+// Fills work.axis, by the first threads. `block` is the CTA's index among the boxes of all dilation
+// groups.
 template <Side kStationary>
-__device__ void find_work(const Problem& problem, const int32_t* origins, const Sweep& sweep,
-                          int block, Work& work, RowWork* rows) {
+__device__ __forceinline__ void find_axes(const Problem& problem, const int32_t* origins,
+                                          const Sweep& sweep, int block, Work& work) {
   const int thread = threadIdx.x;
   if (thread < kMaxRank) {
     const int x = sweep.boxes_x.split(block), y = sweep.boxes_y.split(block);
@@ -87,11 +90,12 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
     work.axis[thread] =
         axis_work<kStationary>(place_axis(problem, origins, thread), group, place * box, box);
   }
-  __syncthreads();
-  if (work.empty()) return;
+}
 
-  // The first warps find rows; others, where there are any, what follows.
-  const int from_last = static_cast<int>(blockDim.x) - 1 - thread;
+// Fills what its warps see, from its axes, by the last threads.
+template <Side kStationary>
+__device__ __forceinline__ void find_warps(const Sweep& sweep, Work& work) {
+  const int from_last = static_cast<int>(blockDim.x) - 1 - static_cast<int>(threadIdx.x);
   if (from_last < kMaxRank * sweep.warp_count) {
     const int axis = from_last % kMaxRank;
     const int warp = from_last / kMaxRank;
@@ -110,7 +114,13 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
       if (box.size() < sweep.warp_box[axis]) mine.sure[axis] = {0, 0};
     }
   }
-  if (thread == static_cast<int>(blockDim.x) / 2) {
+}
+
+// Fills work.stages from its axes, by a thread in the middle.
+template <Side kStationary>
+__device__ __forceinline__ void find_stages(const Problem& problem, const Sweep& sweep,
+                                            Work& work) {
+  if (static_cast<int>(threadIdx.x) == static_cast<int>(blockDim.x) / 2) {
     Stages& stages = work.stages;
     stages.windows = 1;
     for (int a = 0; a < kMaxRank; ++a) {
@@ -124,7 +134,13 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
     const int line = kStationary == Side::kQueries ? problem.additional : 0;
     stages.total = stages.windows + (line + stages.line_rows - 1) / stages.line_rows;
   }
-  for (int row = thread; row < sweep.rows; row += blockDim.x) {
+}
+
+// Fills its rows from its axes, by the first threads.
+template <Side kStationary>
+__device__ __forceinline__ void find_rows(const Problem& problem, const Sweep& sweep,
+                                          const Work& work, RowWork* rows) {
+  for (int row = threadIdx.x; row < sweep.rows; row += blockDim.x) {
     static_assert(kRowsPerFragment == 16);
     const int warp = row >> (sweep.row_tiles == 2 ? 5 : 4);
     int within = row - warp * sweep.warp_rows();
@@ -153,7 +169,20 @@ __device__ void find_work(const Problem& problem, const int32_t* origins, const 
     mine.token = holds ? token : -1;
     mine.bias = bias;
   }
+}
+
+// Fills `work` and the CTA's rows. Every thread calls it; on return the results are visible to all.
+template <Side kStationary>
+__device__ void find_work(const Problem& problem, const int32_t* origins, const Sweep& sweep,
+                          int block, Work& work, RowWork* rows) {
+  find_axes<kStationary>(problem, origins, sweep, block, work);
   __syncthreads();
+  if (work.empty()) return;
+  find_warps<kStationary>(sweep, work);
+  find_stages<kStationary>(problem, sweep, work);
+  find_rows<kStationary>(problem, sweep, work, rows);
+  __syncthreads();
+  const int thread = threadIdx.x;
   if (thread < sweep.warp_count) {
     WarpWork& mine = work.warp[thread];
     bool only = work.stages.total == 1;

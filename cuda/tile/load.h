@@ -6,6 +6,7 @@
 #include "cuda/plan.h"
 #include "cuda/ptx/cp_async.h"
 #include "cuda/ptx/lane.h"
+#include "cuda/ptx/math.h"
 #include "cuda/ptx/opaque.h"
 #include "cuda/tile/rows.h"
 #include "cuda/tile/work.h"
@@ -47,16 +48,21 @@ __device__ __forceinline__ void load_rows(int rows, const Source (&from)[kSource
 #pragma unroll
     for (int i = 0; i < kSources; ++i) {
       inside[i] = chunk * R::kPerChunk < from[i].features;
-      column[i] = from[i].base + (inside[i] ? 16 * chunk : 0);
+      column[i] = ptx::opaque(from[i].base + (inside[i] ? 16 * chunk : 0));
     }
+    const uint32_t first = R::chunk_offset(begin, chunk);
     for (int row = begin; row < rows; row += side_by_side) {
       const int token = token_of(row);
       if (token == kUnmet) continue;
-      const uint32_t offset = R::chunk_offset(row, chunk);
-      const int64_t read = max(token, 0);
+      // A warp's rows, where they are eight or a multiple, are swizzled alike.
+      const uint32_t offset =
+          32 / kLanes % 8 == 0 ? first + (row - begin) * R::kBytes : R::chunk_offset(row, chunk);
 #pragma unroll
       for (int i = 0; i < kSources; ++i)
-        ptx::cp_async(to[i] + offset, column[i] + read * from[i].stride, token >= 0 && inside[i]);
+        ptx::cp_async(to[i] + offset,
+                      ptx::advance(column[i], static_cast<uint32_t>(max(token, 0)),
+                                   static_cast<uint32_t>(from[i].stride)),
+                      token >= 0 && inside[i]);
     }
   }
 }

@@ -58,7 +58,7 @@ struct RunningSoftmax {
     for (int r = 0; r < 2; ++r) {
       sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
       sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
-      inverse[r] = sum[r] == 0.f ? 0.f : __fdividef(1.f, sum[r]);
+      inverse[r] = sum[r] == 0.f ? 0.f : ptx::reciprocal(sum[r]);
     }
     const float total = second % 2 == 0 ? sum[0] : sum[1];
     const float highest = second % 2 == 0 ? maximum[0] : maximum[1];

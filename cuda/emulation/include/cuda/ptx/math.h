@@ -20,8 +20,16 @@ inline float log2(float x) {
   return std::log2(x);
 }
 
+inline float reciprocal(float x) {
+  return 1.f / x;
+}
+
 inline uint32_t mul_high(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+}
+
+inline const char* advance(const char* from, uint32_t count, uint32_t bytes) {
+  return from + uint64_t{count} * bytes;
 }
 
 }  // namespace jax_na::cuda::ptx
