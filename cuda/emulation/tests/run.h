@@ -208,9 +208,10 @@ uint64_t run(const Implementation& implementation, const Case& of, const Kind<T>
   backward.workspace = workspace.data();
   wrong = implementation.backward(backward);
   if (!wrong.empty()) return fail_case(name, wrong), 0;
-  // A gradient of a score is a difference of two products of value_dim features, which are of this
-  // size. Where a query sees one key alone nothing is left of them but the rounding of one.
-  const double score = std::sqrt(double(problem.value_dim));
+  // A gradient of a score is a difference of two products of value_dim features, the largest of
+  // which are three standard deviations. Where a query sees one key alone nothing is left of them
+  // but the rounding of one.
+  const double score = 3 * std::sqrt(double(problem.value_dim));
   const double scaled = std::fmax(kLeast, std::fabs(problem.scale) * score);
   comparison.compare("dquery", dquery.values(), expected.dquery, scaled);
   comparison.compare("dkey", dkey.values(), expected.dkey, scaled);

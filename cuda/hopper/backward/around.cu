@@ -60,6 +60,9 @@ __device__ inline void describe_box(const KeyBoxes& boxes, const Problem& proble
                        plan, a, group, place * plan.box(a));
   if (a == kMaxRank - 1 && box.axis.rows > 0) box.pairs = tile_pairs(box.axis, plan);
   uint32_t* to = boxes.first(problem, plan, a, phase) + int64_t{within} * boxes.stride(plan, a);
+  // Whoever reads it reads words, and some have padding.
+  for (int word = ptx::lane(); word < kKeyBoxWords; word += 32) to[word] = 0;
+  __syncwarp();
   if (ptx::lane() == 0) memcpy(to, &box, sizeof box);
   for (int at = ptx::lane(); at < plan.box(a); at += 32) {
     const Interval seen = box.axis.rows > 0 ? box.axis.seen<true>(at) : Interval{0, 0};
