@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from jax_na import _core
 # Behind everything else: the package that is tested stays the installed one.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.gpu import bounds, compare, context, models, pages, paper, tables
+from benchmarks.gpu import bounds, compare, context, models, pages, paper, tables, timing
 from benchmarks.gpu.blocks import Block, make_dense, tasks
 from benchmarks.gpu.counters import METRICS, parse, total
 from benchmarks.gpu.flex_process import difference, positions, request
@@ -89,6 +90,20 @@ def test_turns():
     found = in_turns({"slow": slow, "fast": Timed(lambda: np.zeros(()))}, 3, 1e-4)
     assert found["slow"] == [500.0]
     assert len(found["fast"]) == 3
+    lasting = Timed(lambda: time.sleep(2e-3) or np.zeros(()))
+    found = in_turns({"short": Timed(lambda: np.zeros(())), "lasting": lasting}, 2, 1e-3, 3)
+    assert [len(found[name]) for name in ("short", "lasting")] == [6, 2]
+
+
+def test_what_is_done_once_is_not_timed(monkeypatch: pytest.MonkeyPatch):
+    def first_of(*seconds: float) -> float:
+        taken = iter(seconds)
+        monkeypatch.setattr(timing, "seconds_of", lambda dispatch: next(taken))
+        return timing.first_seconds_of(lambda: None)
+
+    assert first_of(1.3, 0.3) == 0.3
+    assert first_of(0.3) == 0.3  # whose samples come later
+    assert first_of(20.0) == 20.0  # of which what is done once is a small part
 
 
 def test_visited_of_a_plan():

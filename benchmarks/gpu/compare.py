@@ -59,7 +59,7 @@ def measure(record: Record, shape: Shape, only: list[str], rounds: int) -> None:
                 record.add(**row, variant=name, ms=None, reason=one)
             else:
                 timed[name] = one
-        for name, samples in in_turns(timed, rounds).items():
+        for name, samples in in_turns(timed, rounds, short_turns=3).items():
             if name == "fused" and which == "forward" and plan:
                 about |= {"plan": str(plan), "visited_gflop": visited_gflop(shape, plan)}
             record.add(**row, variant=name, **summary(samples), **about)

@@ -20,7 +20,7 @@ from benchmarks.gpu.blocks import Task, make_dense, tasks
 from benchmarks.gpu.device import prepare
 from benchmarks.gpu.profile import is_attention, kernels
 from benchmarks.gpu.record import Record, arguments
-from benchmarks.gpu.timing import Timed, in_turns, summary
+from benchmarks.gpu.timing import LONG, Timed, in_turns, summary
 from benchmarks.gpu.variants import Skipped, attempt
 
 PASSES = ("training", "inference")
@@ -116,7 +116,7 @@ def _row(
     found = summary(in_turns({name: timed}, rounds, 0.2)[name])
     found |= {"per_second": round(1e3 * task.count / found["ms"], 1)}
     found |= {"gib": round(step.memory / 2**30, 3)}
-    return found if timed.first > 1 else found | attention_share(step)
+    return found if timed.first > LONG else found | attention_share(step)
 
 
 def measure(record: Record, task: Task, names: list[str], rounds: int, on_gpu: bool) -> None:

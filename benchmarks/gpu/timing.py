@@ -18,11 +18,14 @@ import jax
 
 CACHE_BYTES = 50 * 2**20  # the L2 cache of an H100
 MOST_SETS = 8
+#: A dispatch that takes so many seconds has one sample; one that takes more is not even begun again
+#: to tell what it does once from what it does every time.
+LONG, TOO_LONG = 1.0, 5.0
 
 
 class Timed(NamedTuple):
-    """`dispatch()` starts `calls` calls, and returns their results; the first one took `first`
-    seconds.
+    """`dispatch()` starts `calls` calls, and returns their results; it took `first` seconds before
+    anything was measured.
     """
 
     dispatch: Callable[[], Any]
@@ -45,33 +48,46 @@ def seconds_of(dispatch: Callable[[], Any], times: int = 1) -> float:
     return time.perf_counter() - start
 
 
+def first_seconds_of(dispatch: Callable[[], Any]) -> float:
+    """How long a dispatch takes that has not run before: where it may be what is done but once
+    (kernels are loaded, memory is found) that makes it long, of the second time.
+    """
+    seconds = seconds_of(dispatch)
+    return seconds_of(dispatch) if LONG < seconds <= TOO_LONG else seconds
+
+
 def in_turns(
-    timed: dict[str, Timed], rounds: int = 5, seconds: float = 0.03
+    timed: dict[str, Timed], rounds: int = 5, seconds: float = 0.03, short_turns: int = 1
 ) -> dict[str, list[float]]:
-    """Milliseconds of a call, a sample for each round, in which every one of `timed` has its turn:
+    """Milliseconds of a call, samples of several rounds in which every one of `timed` has its turn:
     there and back, so that none always finds the card as hot as the same other one left it.
 
     Args:
       timed: by name; each has been dispatched before.
-      rounds: how often; once where a dispatch takes more than a second.
+      rounds: how often; once where a dispatch is LONG.
       seconds: how long a sample should take about.
+      short_turns: how many turns of a round a dispatch has that fits into a sample: a host that is
+        not quiet disturbs those most.
     """
     found: dict[str, list[float]] = {name: [] for name in timed}
     more: dict[str, int] = {}
+    short: dict[str, bool] = {}
     for name, one in timed.items():
-        if one.first > 1:  # nothing that a host does matters
+        if one.first > LONG:  # nothing that a host does matters
             more[name] = 0
             found[name].append(1e3 * one.first / one.calls)
         else:
-            more[name] = max(1, min(50, round(seconds / seconds_of(one.dispatch))))
+            once = seconds_of(one.dispatch)
+            more[name] = max(1, min(50, round(seconds / once)))
+            short[name] = once <= seconds
     there = list(timed.items())
-    for turn in range(rounds):
+    for turn in range(short_turns * rounds):
         for name, one in reversed(there) if turn % 2 else there:
-            if more[name]:
-                short = seconds_of(one.dispatch)
+            if more[name] and (short[name] or turn % short_turns == 0):
+                once = seconds_of(one.dispatch)
                 long = seconds_of(one.dispatch, 1 + more[name])
                 # Where the host's noise is more than the device's time: what is surely enough.
-                each = (long - short) / more[name] if long > short else long / (1 + more[name])
+                each = (long - once) / more[name] if long > once else long / (1 + more[name])
                 found[name].append(1e3 * each / one.calls)
     return found
 

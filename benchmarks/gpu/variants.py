@@ -11,7 +11,7 @@ import jax
 import jax_na
 from benchmarks.gpu.inputs import in_jax
 from benchmarks.gpu.shapes import Shape
-from benchmarks.gpu.timing import Timed, input_sets, seconds_of
+from benchmarks.gpu.timing import Timed, first_seconds_of, input_sets
 
 
 class Skipped(Exception):
@@ -124,7 +124,7 @@ def attempt(build: Callable[[], Timed]) -> Timed | str:
     """What was built, or why it was not: too large, or refused by what should run it."""
     try:
         timed = build()
-        timed = timed._replace(first=seconds_of(timed.dispatch))
+        timed = timed._replace(first=first_seconds_of(timed.dispatch))
     except Skipped as skipped:
         return str(skipped)
     except (jax.errors.JaxRuntimeError, NotImplementedError, RuntimeError, ValueError) as error:
