@@ -1,5 +1,4 @@
-// Copies of an item's rows to shared memory, where every thread finds out for itself where the item
-// begins.
+// Copies of an item's rows to shared memory, by all threads of a CTA, and where those rows begin.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +24,37 @@ struct ItemRows {
   }
 };
 
-// Starts a thread's copies of rows, two rows at a time and without branches between them:
-// `token_of(row)` is the token of a row, negative where its place becomes zeros.
+// Starts a thread's copies of rows, one by one and without a branch: `token_of(row)` is a row's
+// token, negative where its place becomes zeros.
+template <typename T, int kHeadDim, int kSources, typename TokenOf>
+__device__ __forceinline__ void copy_rows(int rows, const Source (&from)[kSources],
+                                          const uint32_t (&to)[kSources], TokenOf token_of) {
+  using R = Rows<T, kHeadDim>;
+  static_assert(R::kChunks <= 32, "a warp copies whole rows");
+  const int chunk = threadIdx.x % R::kChunks, step = blockDim.x / R::kChunks;
+  const int begin = threadIdx.x / R::kChunks;
+  if (32 % R::kChunks != 0 && begin >= step) return;  // threads that are too few for a row
+  bool inside[kSources];
+  const char* column[kSources];
+#pragma unroll
+  for (int i = 0; i < kSources; ++i) {
+    inside[i] = chunk * R::kPerChunk < from[i].features;
+    column[i] = ptx::opaque(from[i].base + 16 * chunk);
+  }
+  // What is not there is not read, wherever its address points.
+#pragma unroll 4
+  for (int row = begin; row < rows; row += step) {
+    const int token = token_of(row);
+    const uint32_t offset = R::chunk_offset(row, chunk);
+    const uint64_t read = static_cast<uint32_t>(token);
+#pragma unroll
+    for (int i = 0; i < kSources; ++i)
+      ptx::cp_async(to[i] + offset, column[i] + read * static_cast<uint32_t>(from[i].stride),
+                    token >= 0 && inside[i]);
+  }
+}
+
+// The same, two rows at a time, with one look at both tokens.
 template <typename T, int kHeadDim, int kSources, typename TokenOf>
 __device__ __forceinline__ void copy_pairs(int rows, const Source (&from)[kSources],
                                            const uint32_t (&to)[kSources], TokenOf token_of) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cuda/forward/find_stages.h"
+#include "cuda/forward/item_copies.h"
 #include "cuda/forward/patient_softmax.h"
 #include "cuda/forward/stage_copies.h"
 #include "cuda/forward/stage_list.h"

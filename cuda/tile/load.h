@@ -67,35 +67,6 @@ __device__ __forceinline__ void load_rows(int rows, const Source (&from)[kSource
   }
 }
 
-// The same for few features, without a branch: rows that are never met become zeros too.
-template <typename T, int kHeadDim, int kSources, typename TokenOf>
-__device__ __forceinline__ void copy_rows(int rows, const Source (&from)[kSources],
-                                          const uint32_t (&to)[kSources], TokenOf token_of) {
-  using R = Rows<T, kHeadDim>;
-  static_assert(R::kChunks <= 32, "a warp copies whole rows");
-  const int chunk = threadIdx.x % R::kChunks, step = blockDim.x / R::kChunks;
-  const int begin = threadIdx.x / R::kChunks;
-  if (32 % R::kChunks != 0 && begin >= step) return;  // threads that are too few for a row
-  bool inside[kSources];
-  const char* column[kSources];
-#pragma unroll
-  for (int i = 0; i < kSources; ++i) {
-    inside[i] = chunk * R::kPerChunk < from[i].features;
-    column[i] = ptx::opaque(from[i].base + 16 * chunk);
-  }
-  // What is not there is not read, wherever its address points.
-#pragma unroll 4
-  for (int row = begin; row < rows; row += step) {
-    const int token = token_of(row);
-    const uint32_t offset = R::chunk_offset(row, chunk);
-    const uint64_t read = static_cast<uint32_t>(token);
-#pragma unroll
-    for (int i = 0; i < kSources; ++i)
-      ptx::cp_async(to[i] + offset, column[i] + read * static_cast<uint32_t>(from[i].stride),
-                    token >= 0 && inside[i]);
-  }
-}
-
 // Fills the places of a stage's rows, which depend on the plan alone. Every thread calls it.
 __device__ inline void find_places(const Sweep& sweep, Place* places) {
   for (int row = threadIdx.x; row < sweep.stage_rows; row += blockDim.x) {
