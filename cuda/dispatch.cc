@@ -6,11 +6,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
-#include <mutex>
 #include <stdexcept>
 
-#include "cuda/plan_key.h"
+#include "cuda/remembered.h"
 
 namespace jax_na::cuda {
 namespace {
@@ -83,18 +81,6 @@ Choice search(const std::vector<Instance>& instances, Pass pass, const Problem& 
   return best;
 }
 
-std::string key_of(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
-                   Precision precision, const Device& device) {
-  std::string key = problem_key(problem);
-  add_to_key(key, &instances);
-  add_to_key(key, pass);
-  add_to_key(key, precision);
-  add_to_key(key, device.shared_bytes);
-  add_to_key(key, device.sm_shared_bytes);
-  add_to_key(key, device.multiprocessors);
-  return key;
-}
-
 std::string describe(const Problem& problem) {
   std::string text = "batch " + std::to_string(problem.batch) + ", lengths";
   for (const Axis& axis : problem.axes) text += " " + std::to_string(axis.length);
@@ -108,14 +94,9 @@ std::string describe(const Problem& problem) {
 
 Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
               Precision precision, const Device& device) {
-  static std::mutex mutex;
-  static std::map<std::string, Choice> known;
-  const std::string key = key_of(instances, pass, problem, precision, device);
-  std::lock_guard<std::mutex> lock(mutex);
-  auto found = known.find(key);
-  if (found == known.end())
-    found = known.emplace(key, search(instances, pass, problem, precision, device)).first;
-  return found->second;
+  const PlanKey key(problem, &instances, pass, precision, device.shared_bytes,
+                    device.sm_shared_bytes, device.multiprocessors);
+  return remembered(key, [&] { return search(instances, pass, problem, precision, device); });
 }
 
 Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& problem,

@@ -113,9 +113,8 @@ HopperChoice choose_hopper(const Problem& problem, Stored stored, const Device& 
 
 HopperChoice adopt_hopper(const Problem& problem, Stored stored, const Device& device,
                           const HopperPlan& plan) {
-  std::string key = hopper_key(problem, stored, device);
-  for (const auto* extents : {&plan.rows, &plan.warpgroups, &plan.columns, &plan.phases})
-    key.append(reinterpret_cast<const char*>(extents), sizeof *extents);
+  const PlanKey key =
+      hopper_key(problem, stored, device, plan.rows, plan.warpgroups, plan.columns, plan.phases);
   return remembered(key, [&] {
     HopperChoice best;
     for (const HopperInstance* instance : instances_for(problem, stored, device, best.refusal)) {
