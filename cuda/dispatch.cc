@@ -108,7 +108,11 @@ Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& 
 
 std::string dispatch(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
                      Precision precision, const void* arguments, cudaStream_t stream) {
-  const Choice choice = choose(instances, pass, problem, precision);
+  return launch(choose(instances, pass, problem, precision), pass, problem, arguments, stream);
+}
+
+std::string launch(const Choice& choice, Pass pass, const Problem& problem, const void* arguments,
+                   cudaStream_t stream) {
   if (choice.instance == nullptr)
     return "no compiled CUDA kernel runs this problem (" + describe(problem) + ")";
   const int64_t boxes = choice.sweep.all_boxes(problem);

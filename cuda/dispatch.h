@@ -33,8 +33,11 @@ Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& 
 Choice choose(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
               Precision precision);
 
-// Chooses and launches; `arguments` points to the kernel's first argument. Returns an empty text or
-// what is wrong.
+// Launches what was chosen for a pass of the problem; `arguments` points to the kernel's first
+// argument. Returns an empty text or what is wrong.
+std::string launch(const Choice& choice, Pass pass, const Problem& problem, const void* arguments,
+                   cudaStream_t stream);
+// Chooses and launches.
 std::string dispatch(const std::vector<Instance>& instances, Pass pass, const Problem& problem,
                      Precision precision, const void* arguments, cudaStream_t stream);
 

@@ -111,7 +111,7 @@ std::string fused_forward(const Forward& arguments, cudaStream_t stream) {
   if (hopper.instance != nullptr &&
       (warps.instance == nullptr || hopper.plan.clocks < hopper_clocks(warps)))
     return launch_hopper(hopper, arguments, stream);
-  return planned_forward(arguments, {}, stream);
+  return launch(warps, Pass::kForward, arguments.problem, &arguments, stream);
 }
 
 }  // namespace jax_na::cuda

@@ -45,7 +45,9 @@ std::string fused_backward(const Backward& arguments, bool deterministic, cudaSt
   auto* delta = static_cast<float*>(arguments.workspace);
   void* rest = static_cast<char*>(arguments.workspace) + rows_bytes(problem);
   auto run = [&](Pass pass, const Backward& of) {
-    return dispatch(instances_of(pass, of.stored), pass, problem, of.precision, &of, stream);
+    const bool queries = pass == Pass::kQueryGradient;
+    return launch(queries ? choice.query_gradient : choice.key_gradient, pass, problem, &of,
+                  stream);
   };
   auto text = [](cudaError_t status) -> std::string {
     return status == cudaSuccess ? "" : cudaGetErrorString(status);

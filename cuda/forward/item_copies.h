@@ -54,7 +54,8 @@ __device__ __forceinline__ void copy_rows(int rows, const Source (&from)[kSource
   }
 }
 
-// The same, two rows at a time, with one look at both tokens.
+// The same, two rows at a time, with one look at both tokens: fewer instructions, which the kernel
+// for large windows, short of registers among its products, pays for with moves.
 template <typename T, int kHeadDim, int kSources, typename TokenOf>
 __device__ __forceinline__ void copy_pairs(int rows, const Source (&from)[kSources],
                                            const uint32_t (&to)[kSources], TokenOf token_of) {
