@@ -7,6 +7,7 @@
 #include "cuda/launch.h"
 #include "cuda/ptx/lane.h"
 #include "cuda/tile/bias.h"
+#include "cuda/tile/columns.h"
 #include "cuda/tile/load.h"
 #include "cuda/tile/tiles.h"
 #include "cuda/tile/walk.h"
@@ -26,91 +27,90 @@ __device__ inline void find_key_axis(const Problem& problem, const Work& work, i
   to.addend = (at.streamed.offset - at.streamed.begin * at.streamed.step) * stride;
 }
 
-// Describes batch number `batch` of an item's stages, which behind the last is the first again, in
-// one half of the list. Every thread calls it: each lane finds where a stage begins, and each warp
-// the tokens of some of them, for threads that copy each kApart-th row.
+// What the rows of boxes add to their tokens where no period ends. Every thread calls it.
 template <int kApart>
+__device__ inline void find_row_shares(const Place* places, StageList& list) {
+  const int row = ptx::thread();
+  if (row >= kStreamedBlock) return;
+  int share = 0;
+#pragma unroll
+  for (int a = 0; a < kMaxRank; ++a) share += places[row].at[a] * list.axes[a].factor;
+  list.shares[0].of_row[RowShares::at(row, kApart)] = share;
+}
+
+// The same of the rows of one stage, whatever it is.
+template <int kApart>
+__device__ inline void prepare_row_shares(const Place* places, const KeyStage& stage,
+                                          StageList& list) {
+  const int row = ptx::thread();
+  if (row >= kStreamedBlock) return;
+  int share = stage.line > 0 ? row : 0;
+#pragma unroll
+  for (int a = 0; a < kMaxRank; ++a) {
+    const int length = list.axes[a].length, place = places[row].at[a];
+    // At most a period off, on either side.
+    const int position = stage.origin[a] + place;
+    const int periods = length == 0 ? 0 : position < 0 ? 1 : position >= length ? -1 : 0;
+    if (stage.line == 0) share += (place + periods * length) * list.axes[a].factor;
+  }
+  list.shares[stage.shares].of_row[RowShares::at(row, kApart)] = share;
+}
+
+// Describes batch number `batch` of an item's stages, which behind the last is the first again, in
+// one half of the list. Every thread calls it: each lane has a stage, of which each warp finds what
+// it sees, and the first two find the rest.
 __device__ inline void find_stages(const Problem& problem, const Sweep& sweep, const Work& work,
-                                   int batch, int half, const Place* places, StageList& list) {
+                                   const Columns<kStreamedBlock>& columns, int batch, int half,
+                                   StageList& list) {
+  static_assert(StageList::kBatch == 32 && kStreamedWarps >= 2);
   const Stages& stages = work.stages;
   const int batches = (stages.total + StageList::kBatch - 1) / StageList::kBatch;
   const int lane = ptx::lane(), warp = ptx::thread() / 32;
-  const int of_item = batch < batches ? batch : 0, first = of_item * StageList::kBatch;
-  const int index = min(first + lane % StageList::kBatch, stages.total - 1);
+  const int of_item = batch < batches ? batch : 0, index = of_item * StageList::kBatch + lane;
+  if (index >= stages.total) return;
   const bool window = index < stages.windows;
   const int line_begin = (index - stages.windows) * stages.line_rows;
-  Tile tile{};
-  tile.line = window ? 0 : min(problem.additional - line_begin, kStreamedBlock);
+  const int line = window ? 0 : min(problem.additional - line_begin, kStreamedBlock);
   const StageOrigin origin = stages.origin(sweep, window ? index : 0);
-#pragma unroll
-  for (int a = 0; a < kMaxRank; ++a) tile.origin[a] = tile.nominal[a] = origin.at[a];
+  KeyStage& stage = list.stages[half * StageList::kBatch + lane];
+  const bool last = index == stages.total - 1;
+  int view = find_view(sweep, work.warp[warp], origin.at, line, kStreamedBlock);
+  if (list.scale_first && view != 0) view |= kAllUnsure;
+  if (index == 0) view |= KeyStage::kFirst;
+  if (last) view |= KeyStage::kLast;
+  // Two batches are known for good.
+  if (lane == 0 && batches > 2) view |= KeyStage::kDescribes;
+  const bool line_follows = !last && index + 1 >= stages.windows;
+  if (stages.total > 1 && (list.modular || line_follows)) view |= KeyStage::kPrepares;
+  stage.marks[warp] = static_cast<uint8_t>(view);
   if (warp == 0) {
-    // Each lane finds what one warp sees of one stage.
-    static_assert(StageList::kBatch * kStreamedWarps == 32);
-    const int seeing = lane / StageList::kBatch;
-    uint32_t views = find_view(sweep, work.warp[seeing], tile, kStreamedBlock);
-    if (list.scale_first && views != 0) views |= kAllUnsure;
-    views <<= 4 * seeing;
-    for (int apart = StageList::kBatch; apart < 32; apart *= 2)
-      views |= __shfl_xor_sync(~0u, views, apart);
-    if (lane < StageList::kBatch && first + lane < stages.total) {
-      const int at = half * StageList::kBatch + lane;
-      KeyStage& stage = list.stages[at];
-      stage.tile = tile;
-      const bool last = index == stages.total - 1;
-      const int other = batches > 1 ? half ^ 1 : half;
-      stage.next = last || lane == StageList::kBatch - 1 ? other * StageList::kBatch : at + 1;
-      stage.batch = of_item + 1;
-      // Two batches are known for good.
-      stage.marks = views | (index == 0 ? KeyStage::kFirst : 0) | (last ? KeyStage::kLast : 0) |
-                    (lane == 0 && batches > 2 ? KeyStage::kDescribes : 0);
-    }
-  }
-  // A token is the sum of the share of the stage's origin and that of the row's place in it.
-  KeyAxis axes[kMaxRank];
-  int first_token = window ? 0 : line_begin;
-  bool modular = false;
 #pragma unroll
-  for (int a = 0; a < kMaxRank; ++a) {
-    axes[a] = list.axes[a];
-    modular = modular || axes[a].length > 0;
-    if (window) first_token += origin.at[a] * axes[a].factor + axes[a].addend;
-  }
-  constexpr int kRows = kStreamedBlock / 32;
-  Place row_places[kRows];
-  int row_tokens[kRows];
+    for (int a = 0; a < kMaxRank; ++a) stage.origin[a] = origin.at[a];
+    stage.line = line;
+    stage.shares = !list.modular && window ? 0 : index == 0 ? 1 : 2 + index % 2;
+    const int other = batches > 1 ? half ^ 1 : half;
+    const bool ends = last || lane == StageList::kBatch - 1;
+    stage.next = ends ? other * StageList::kBatch : half * StageList::kBatch + lane + 1;
+    stage.batch = of_item + 1;
+  } else if (warp == 1) {
+    int token = window ? 0 : line_begin;
+    uint4 there;
+    if (window) {
+      Interval met[kMaxRank];
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    row_places[i] = places[lane + 32 * i];
-    row_tokens[i] = 0;
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) row_tokens[i] += row_places[i].at[a] * axes[a].factor;
-  }
-  for (int s = warp; s < StageList::kBatch; s += kStreamedWarps) {
-    int left[kMaxRank];  // positions that the CTA meets
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) left[a] = axes[a].end - __shfl_sync(~0u, origin.at[a], s);
-    const int line = __shfl_sync(~0u, tile.line, s);
-    const int from = __shfl_sync(~0u, first_token, s);
-    KeyStage& stage = list.stages[half * StageList::kBatch + s];
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const int row = lane + 32 * i;
-      int token = from + (line > 0 ? row : row_tokens[i]);
-      bool met = line == 0 || row < line;
-#pragma unroll
-      for (int a = 0; a < kMaxRank; ++a) met = met && (line > 0 || row_places[i].at[a] < left[a]);
-      if (modular && line == 0) {
-#pragma unroll
-        for (int a = 0; a < kMaxRank; ++a) {
-          // At most a period off, on either side.
-          const int position = axes[a].end - left[a] + row_places[i].at[a];
-          const int periods = position < 0 ? 1 : position >= axes[a].length ? -1 : 0;
-          token += periods * axes[a].length * axes[a].factor;
-        }
+      for (int a = 0; a < kMaxRank; ++a) {
+        const KeyAxis axis = list.axes[a];
+        token += origin.at[a] * axis.factor + axis.addend;
+        met[a] = {origin.at[a], axis.end};
       }
-      stage.tokens[StageList::place(row, kApart)] = met ? token : kZeros;
+      there = columns_in(columns, sweep, met, origin.at);
+    } else {
+      there = {first_columns(line, 0), first_columns(line, 1), first_columns(line, 2),
+               first_columns(line, 3)};
     }
+    stage.token = token;
+    *reinterpret_cast<uint2*>(stage.there) = {(there.x & 0xffff) | there.y << 16,
+                                              (there.z & 0xffff) | there.w << 16};
   }
 }
 

@@ -212,10 +212,14 @@ __global__ void __launch_bounds__(32 * kMaxWarps, kForwardWarps<T, kHeadDim, kRo
   };
 
   auto finish = [&](const Step& s, uint32_t staging) {
-    store_results<T, kHeadDim>(
-        problem, out, staging, own_rows, static_cast<T*>(arguments.out) + s.out,
-        static_cast<float*>(arguments.lse) + s.lse, lane,
-        [&](int m, auto& inverse, auto& lse) { softmax[m].finish(factor, inverse, lse); });
+    T* to = static_cast<T*>(arguments.out) + s.out;
+    store_results<kRowTiles>(
+        problem, own_rows, static_cast<float*>(arguments.lse) + s.lse, lane,
+        [&](int m, auto& inverse, auto& lse) { softmax[m].finish(factor, inverse, lse); },
+        [&](int m, const auto& inverse) {
+          store_rows<T, kHeadDim>(out[m], inverse, staging + 16 * m * R::kBytes, own_rows + 16 * m,
+                                  to, problem.heads * problem.value_dim, problem.value_dim, lane);
+        });
   };
 
   auto compute = [&](int step, int buffer) {

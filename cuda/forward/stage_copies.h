@@ -26,30 +26,36 @@ class StageCopies {
   static constexpr int kApart = 32 * kStreamedWarps / kLanes;
   static constexpr int kFours = kStreamedBlock / kApart / 4;  // copies of a thread
   static_assert(kApart % 8 == 0, "rows of a thread are swizzled alike");
-  static_assert(kFours * kApart * 4 == kStreamedBlock, "a thread reads its tokens by four");
+  static_assert(kFours * kApart * 4 == kStreamedBlock, "a thread reads its shares by four");
 
-  // To `to`, of the rows whose tokens stand at `tokens`, both in shared memory. Where there are not
-  // `any` nothing is read.
-  __device__ __forceinline__ StageCopies(const Source& from, uint32_t to, const int* tokens,
-                                         bool any)
+  // To `to`, of the rows of a stage. Where there are not `any` nothing is read.
+  __device__ __forceinline__ StageCopies(const Source& from, uint32_t to, const StageList& list,
+                                         const KeyStage& stage, bool any)
       : stride_(from.stride) {
-    const int thread = threadIdx.x, chunk = thread % kLanes, row = thread / kLanes;
-    column_ = ptx::opaque(from.base + 16 * chunk);
-    inside_ = chunk * R::kPerChunk < from.features && any;
+    const int thread = static_cast<int>(ptx::anew(threadIdx.x));
+    const int chunk = thread % kLanes, row = thread / kLanes;
+    column_ = ptx::opaque(from.base + 16 * chunk + static_cast<int64_t>(stage.token) * stride_);
+    // Bits of every 8th row are 2 apart.
+    const uint32_t there = stage.there[row % 8 / 2] >> (row / 8 * 2 + row % 2);
+    const uint32_t wanted = chunk * R::kPerChunk < from.features && any ? there : 0;
     to_ = to + R::chunk_offset(row, chunk);
-    tokens_ = ptx::shared_address(tokens) + 16 * row * kFours;
+    const uint32_t shares = ptx::shared_address(&list.shares[stage.shares]) + 16 * row * kFours;
+    wanted_at_ = wanted << 16 | shares / 16;
   }
 
   // Starts four copies. Where there is no token nothing is read.
   __device__ __forceinline__ void start(int number) const {
     if (R::kChunks < kLanes && threadIdx.x % kLanes >= R::kChunks) return;
-    const uint4 four = ptx::load_shared_16(tokens_ + 16 * number);
-    const int tokens[4] = {static_cast<int>(four.x), static_cast<int>(four.y),
+    const uint4 four = ptx::load_shared_16(wanted_at_ % (1 << 16) * 16 + 16 * number);
+    const int shares[4] = {static_cast<int>(four.x), static_cast<int>(four.y),
                            static_cast<int>(four.z), static_cast<int>(four.w)};
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      ptx::cp_async(to_ + (4 * number + i) * kApart * R::kBytes,
-                    column_ + static_cast<int64_t>(tokens[i]) * stride_, tokens[i] >= 0 && inside_);
+    for (int i = 0; i < 4; ++i) {
+      const int nth = 4 * number + i;
+      ptx::cp_async_where(to_ + nth * kApart * R::kBytes,
+                          column_ + static_cast<int64_t>(shares[i]) * stride_,
+                          wanted_at_ & 1u << (16 + nth * (kApart / 8) * 2));
+    }
   }
   __device__ __forceinline__ void start_all() const {
 #pragma unroll
@@ -59,8 +65,10 @@ class StageCopies {
  private:
   const char* column_;
   int stride_;
-  bool inside_;
-  uint32_t to_, tokens_;
+  uint32_t to_;
+  // Registers are short: which rows are to be read, in the upper half, and where shares of tokens
+  // are, in units of 16 bytes.
+  uint32_t wanted_at_;
 };
 
 }  // namespace jax_na::cuda

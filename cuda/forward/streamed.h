@@ -13,6 +13,7 @@
 #include "cuda/forward/patient_softmax.h"
 #include "cuda/forward/stage_copies.h"
 #include "cuda/forward/stage_list.h"
+#include "cuda/forward/straight_store.h"
 #include "cuda/launch.h"
 #include "cuda/plan.h"
 #include "cuda/ptx/cp_async.h"
@@ -86,15 +87,15 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   using Copies = StageCopies<T, kHeadDim>;
   auto copies_of_keys = [&](uint32_t item, uint32_t at, bool any) {
     const KeyStage& stage = list.stages[at];
-    return Copies({list.items[item].key[stage.tile.line > 0],
+    return Copies({list.items[item].key[stage.line > 0],
                    problem.kv_heads * problem.head_dim * int{sizeof(T)}, problem.head_dim},
-                  keys, stage.tokens, any);
+                  keys, list, stage, any);
   };
   auto copies_of_values = [&](uint32_t item, uint32_t at) {
     const KeyStage& stage = list.stages[at];
-    return Copies({list.items[item].value[stage.tile.line > 0],
+    return Copies({list.items[item].value[stage.line > 0],
                    problem.kv_heads * problem.value_dim * int{sizeof(T)}, problem.value_dim},
-                  values, stage.tokens, true);
+                  values, list, stage, true);
   };
 
   float out[kRowTiles][kHeadDim / 8][4];
@@ -190,11 +191,11 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   };
 
   // Scales scores and adds the bias, where a row sees it.
-  auto scale_all = [&](float (&scores)[kRowTiles][kTiles][4], const Tile& tile,
+  auto scale_all = [&](float (&scores)[kRowTiles][kTiles][4], const KeyStage& stage,
                        const uint32_t (&seen)[2 * kRowTiles]) {
     const float scale = list.scale;
-    const float* bias = tile.line > 0 ? nullptr : list.items[list.item].bias;
-    const int of_tile = tile_bias(problem, tile.origin, 1);
+    const float* bias = stage.line > 0 ? nullptr : list.items[list.item[warp]].bias;
+    const int of_tile = tile_bias(problem, stage.origin, 1);
 #pragma unroll
     for (int i = 0; i < 2 * kRowTiles; ++i) {
       const int at = own_rows[8 * i + lane / 4].bias + of_tile;
@@ -211,21 +212,21 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     }
   };
   // That, where it is due, and hides what rows do not see.
-  auto treat = [&](float (&scores)[kRowTiles][kTiles][4], const Tile& tile) {
+  auto treat = [&](float (&scores)[kRowTiles][kTiles][4], const KeyStage& stage) {
     __syncwarp();
-    if (tile.line > 0) {
-      const uint32_t in_use = first_columns(tile.line, t);
+    if (stage.line > 0) {
+      const uint32_t in_use = stage.there[t];
 #pragma unroll
       for (int i = 0; i < 2 * kRowTiles; ++i) list.seen[warp][8 * i + lane / 4][t] = in_use;
     } else {  // each lane finds what one row sees
       *reinterpret_cast<uint4*>(list.seen[warp][lane]) =
-          seen_by_row(columns, sweep, own_rows[lane], tile);
+          columns_in(columns, sweep, own_rows[lane].seen, stage.origin);
     }
     __syncwarp();
     uint32_t seen[2 * kRowTiles];
 #pragma unroll
     for (int i = 0; i < 2 * kRowTiles; ++i) seen[i] = list.seen[warp][8 * i + lane / 4][t];
-    if (seldom(list.scale_first)) scale_all(scores, tile, seen);
+    if (seldom(list.scale_first)) scale_all(scores, stage, seen);
 #pragma unroll
     for (int i = 0; i < 2 * kRowTiles; ++i) {
 #pragma unroll
@@ -258,10 +259,14 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
   };
 
   auto finish = [&](const StreamedItem& item) {
-    store_results<T, kHeadDim>(
-        problem, out, own, own_rows, static_cast<T*>(arguments.out) + item.out,
-        static_cast<float*>(arguments.lse) + item.lse, lane,
-        [&](int m, auto& inverse, auto& lse) { softmax[m].finish(inverse, lse); });
+    T* to = static_cast<T*>(arguments.out) + item.out;
+    store_results<kRowTiles>(
+        problem, own_rows, static_cast<float*>(arguments.lse) + item.lse, lane,
+        [&](int m, auto& inverse, auto& lse) { softmax[m].finish(inverse, lse); },
+        [&](int m, const auto& inverse) {
+          store_straight<T, kHeadDim>(out[m], inverse, own_rows + 16 * m, to,
+                                      problem.heads * problem.value_dim, problem.value_dim, lane);
+        });
   };
 
   auto begin_item = [&] {
@@ -280,50 +285,66 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     find_key_axis(problem, work, warp, list.axes[warp]);
   } else if (lane == 0) {
     find_item(arguments, sweep, 0, sizeof(T), list);
-    list.item = 0;
+    list.modular = work.axis[0].modular || work.axis[1].modular || work.axis[2].modular;
+    for (uint32_t& item : list.item) item = 0;
     // A factor of the exponent has to be positive, and the same for scores and bias.
     list.scale_first = problem.bias_batch > 0 || problem.scale <= 0;
     list.scale = static_cast<float>(problem.scale * 1.4426950408889634);
     list.factor = list.scale_first ? 1.f : list.scale;
   }
   __syncthreads();
-  find_stages<Copies::kApart>(problem, sweep, work, 0, 0, tables.places, list);
-  find_stages<Copies::kApart>(problem, sweep, work, 1, 1, tables.places, list);
+  find_row_shares<Copies::kApart>(tables.places, list);
+  find_stages(problem, sweep, work, columns, 0, 0, list);
+  find_stages(problem, sweep, work, columns, 1, 1, list);
   __syncthreads();
+  if (list.modular) {
+    prepare_row_shares<Copies::kApart>(tables.places, list.stages[0], list);
+    __syncthreads();
+  }
   copies_of_keys(0, 0, true).start_all();
   load_own(0);
   ptx::cp_async_commit();
   begin_item();
+  // What is found out ahead, at the beginning of some stages.
+  auto meanwhile = [&](uint32_t at, uint32_t marks) {
+    const KeyStage& stage = list.stages[at];
+    if (marks & KeyStage::kDescribes)
+      find_stages(problem, sweep, work, columns, stage.batch, at / StageList::kBatch ^ 1, list);
+    if (marks & KeyStage::kPrepares) {
+      // The next stage may be one of those.
+      if (marks & KeyStage::kDescribes) __syncthreads();
+      prepare_row_shares<Copies::kApart>(tables.places, list.stages[stage.next], list);
+    }
+    if ((marks & KeyStage::kFirst) && threadIdx.x == 0)
+      find_item(arguments, sweep, list.described + 1, sizeof(T), list);
+  };
   for (uint32_t at = 0;;) {
     ptx::cp_async_wait<0>();
     // The keys have come, for everybody, and nobody reads values any more.
     __syncthreads();
-    const uint32_t marks = list.stages[at].marks;
-    if (seldom(marks & (KeyStage::kFirst | KeyStage::kDescribes))) {
-      if (marks & KeyStage::kDescribes)
-        find_stages<Copies::kApart>(problem, sweep, work, list.stages[at].batch,
-                                    at / StageList::kBatch ^ 1, tables.places, list);
-      if ((marks & KeyStage::kFirst) && threadIdx.x == 0)
-        find_item(arguments, sweep, list.described + 1, sizeof(T), list);
-    }
-    const int view = marks >> 4 * warp & 15;
+    const uint32_t marks = list.stages[at].marks[warp];
+    if (seldom(marks & (KeyStage::kFirst | KeyStage::kDescribes | KeyStage::kPrepares)))
+      meanwhile(at, marks);
+    const int view = marks % KeyStage::kFirst;
     const uint32_t last = marks & KeyStage::kLast ? 1 : 0;
     // The values have come, for everybody, and nobody reads keys any more. The barrier has a name,
     // since warps wait for it in two places.
-    auto values_have_come = [] {
+    auto values_have_come = [&] {
       ptx::cp_async_wait<0>();
       ptx::barrier_sync(kValuesCome, 32 * kStreamedWarps);
+      // Nor queries.
+      if (seldom(last) && list.items[list.item[warp]].more) load_own(list.item[warp] ^ 1);
     };
     auto next_keys = [&] {
-      return copies_of_keys(list.item ^ last, list.stages[at].next,
-                            !last || list.items[list.item].more);
+      return copies_of_keys(list.item[warp] ^ last, list.stages[at].next,
+                            !last || list.items[list.item[warp]].more);
     };
     if (view & kMet) {
       float scores[kRowTiles][kTiles][4];
       Weights<T> weights[2][kRowTiles];
-      find_scores(scores, copies_of_values(list.item, at));
+      find_scores(scores, copies_of_values(list.item[warp], at));
       ptx::cp_async_commit();
-      if (seldom(view & kAllUnsure)) treat(scores, list.stages[at].tile);
+      if (seldom(view & kAllUnsure)) treat(scores, list.stages[at]);
       const float factor = list.factor;
       settle(scores, factor);
 #pragma unroll
@@ -331,7 +352,7 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
       values_have_come();
       add_values(scores, weights, factor, next_keys());
     } else {
-      copies_of_values(list.item, at).start_all();
+      copies_of_values(list.item[warp], at).start_all();
       ptx::cp_async_commit();
       values_have_come();
       next_keys().start_all();
@@ -339,13 +360,11 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     ptx::cp_async_commit();
     at = list.stages[at].next;
     if (seldom(last)) {
-      const uint32_t item = list.item;
+      const uint32_t item = list.item[warp];
       finish(list.items[item]);
       if (!list.items[item].more) break;
-      __syncthreads();
-      if (threadIdx.x == 0) list.item = item ^ 1;
-      load_own(item ^ 1);
-      ptx::cp_async_commit();
+      if (lane == 0) list.item[warp] = item ^ 1;
+      __syncwarp();
       begin_item();
     }
   }

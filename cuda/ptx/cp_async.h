@@ -15,6 +15,22 @@ __device__ __forceinline__ void cp_async(uint32_t to, const void* from, bool val
                : "memory");
 }
 
+// The same, reading where `bits` are not all 0: a test of some bits of a word, which comes down to
+// three instructions where C++ makes a bool of them, stays one.
+__device__ __forceinline__ void cp_async_where(uint32_t to, const void* from, uint32_t bits) {
+  asm volatile(
+      "{\n"
+      ".reg .pred reads;\n"
+      ".reg .u32 bytes;\n"
+      "setp.ne.u32 reads, %2, 0;\n"
+      "selp.u32 bytes, 16, 0, reads;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, bytes;\n"
+      "}\n"
+      :
+      : "r"(to), "l"(from), "r"(bits)
+      : "memory");
+}
+
 // The same where it is `wanted`, without a branch.
 __device__ __forceinline__ void cp_async_if(bool wanted, uint32_t to, const void* from,
                                             bool valid) {

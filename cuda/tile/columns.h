@@ -96,17 +96,19 @@ __device__ __forceinline__ uint32_t seen_columns(const Columns<kBlock>& columns,
   return word;
 }
 
-// The same of a tile of a box for all four lanes that share a row, whichever axes are unsure:
-// without branches what is read of the three axes is on its way at once.
+// The columns of a tile of a box, whose first position is `origin`, that lie in `seen`, for all
+// four lanes that share a row: without branches what is read of the three axes is on its way at
+// once.
 template <int kBlock>
-__device__ __forceinline__ uint4 seen_by_row(const Columns<kBlock>& columns, const Sweep& sweep,
-                                             const RowWork& row, const Tile& tile) {
+__device__ __forceinline__ uint4 columns_in(const Columns<kBlock>& columns, const Sweep& sweep,
+                                            const Interval (&seen)[kMaxRank],
+                                            const int (&origin)[kMaxRank]) {
   uint4 words = {~0u, ~0u, ~0u, ~0u};
 #pragma unroll
   for (int axis = 0; axis < kMaxRank; ++axis) {
-    const int extent = sweep.tile[axis], origin = tile.origin[axis];
-    const int low = min(max(row.seen[axis].begin - origin, 0), extent);
-    const int high = min(max(row.seen[axis].end - origin, 0), extent);
+    const int extent = sweep.tile[axis];
+    const int low = min(max(seen[axis].begin - origin[axis], 0), extent);
+    const int high = min(max(seen[axis].end - origin[axis], 0), extent);
     const uint4* below = reinterpret_cast<const uint4*>(columns.below + below_begin(sweep, axis));
     const uint4 of_high = below[high], of_low = below[low];
     words.x &= of_high.x & ~of_low.x;

@@ -120,7 +120,7 @@ __device__ __forceinline__ void describe_for_warps(const Problem& problem, const
   }
   const int seeing = ptx::lane();
   if (seeing < sweep.warp_count && (index < kStepsKnown || changes))
-    work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage, kBlock);
+    work.view[slot][seeing] = find_view(sweep, work.warp[seeing], stage.origin, stage.line, kBlock);
 }
 
 // Writes the tokens of a step's stage to table number `table`. Every thread calls it.

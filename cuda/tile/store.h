@@ -49,13 +49,12 @@ __device__ __forceinline__ void store_rows(const float (&values)[kHeadDim / 8][4
   }
 }
 
-// Writes the results of a warp's fragments, which `finish(m, inverse, lse)` normalises, and the
-// log-sum-exps of their rows; `to` and `lses` are where those of the first token would be.
-template <typename T, int kHeadDim, int kRowTiles, typename Finish>
-__device__ __forceinline__ void store_results(const Problem& problem,
-                                              const float (&out)[kRowTiles][kHeadDim / 8][4],
-                                              uint32_t staging, const RowWork* rows, T* to,
-                                              float* lses, int lane, Finish finish) {
+// Writes what is left of a warp's fragments where their items end: the log-sum-exps of rows, which
+// `finish(m, inverse, lse)` finds with the factors that normalise results; `store(m, inverse)`
+// writes those. `lses` is where that of the first token would be.
+template <int kRowTiles, typename Finish, typename Store>
+__device__ __forceinline__ void store_results(const Problem& problem, const RowWork* rows,
+                                              float* lses, int lane, Finish finish, Store store) {
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
     float inverse[2], lse[2];
@@ -65,9 +64,7 @@ __device__ __forceinline__ void store_results(const Problem& problem,
       const int token = rows[16 * m + 8 * r + lane / 4].token;
       if (lane % 4 == 0 && token >= 0) lses[static_cast<int64_t>(token) * problem.heads] = lse[r];
     }
-    store_rows<T, kHeadDim>(out[m], inverse, staging + 16 * m * Rows<T, kHeadDim>::kBytes,
-                            rows + 16 * m, to, problem.heads * problem.value_dim, problem.value_dim,
-                            lane);
+    store(m, inverse);
   }
 }
 

@@ -108,16 +108,16 @@ class Tiles {
   const bool known_;
 };
 
-// What a warp sees of a stage that is one tile, of `block` columns: kMet and the axes that are
-// unsure, as bits.
+// What a warp sees of a stage that is one tile, of `block` columns, from `origin` on or of a line:
+// kMet and the axes that are unsure, as bits.
 __device__ __forceinline__ int find_view(const Sweep& sweep, const WarpWork& warp,
-                                         const Tile& stage, int block) {
+                                         const int (&origin)[kMaxRank], int line, int block) {
   // Columns behind the last position, or token, are seen by nobody.
-  if (stage.line > 0) return kMet | (stage.line == block ? 0 : kAllUnsure);
+  if (line > 0) return kMet | (line == block ? 0 : kAllUnsure);
   int view = kMet | (sweep.tile_size == block ? 0 : kAllUnsure);
 #pragma unroll
   for (int a = 0; a < kMaxRank; ++a) {
-    const int begin = stage.origin[a], end = begin + sweep.stage[a];
+    const int begin = origin[a], end = begin + sweep.stage[a];
     if (warp.need[a].begin >= end || warp.need[a].end <= begin) return 0;
     if (warp.sure[a].begin > begin || end > warp.sure[a].end) view |= 1 << a;
   }

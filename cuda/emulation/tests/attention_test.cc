@@ -29,7 +29,9 @@ namespace {
 const Implementation kFused = {
     [](const Forward& f) { return cuda::fused_forward(f, nullptr); },
     [](const Backward& b) { return cuda::fused_backward(b, true, nullptr); },
-    [](const Problem& p) { return cuda::fused_backward_workspace(p, Stored::kFloat32, true); }};
+    [](const Problem& p, Stored stored) {
+      return cuda::fused_backward_workspace(p, stored, true);
+    }};
 
 // Chooses a device, or device 0 where some fused kernel needs more shared memory than it has.
 void set_device(int device, const Problem& problem, Stored stored, Precision precision) {
@@ -112,13 +114,20 @@ void run_instances(const Kind<T>& kind) {
             of_keys.lse = static_cast<float*>(b.workspace) + p.batch * p.query_tokens() * p.heads;
             return dispatch(key_gradient, Pass::kKeyGradient, of_keys);
           },
-          [](const Problem& p) {
-            return cuda::fused_backward_workspace(p, Stored::kFloat32, true);
-          }};
-      for (const Case& of : cases_of_head_dim(head_dim)) {
-        const std::vector<cuda::Instance>& table = *forward[std::min(i, forward.size() - 1)];
-        const bool runs = cuda::choose(table, Pass::kForward, of.problem, kind.precision).instance;
-        if (runs || !table.front().limits.one_tile) run(one, of, kind);
+          kFused.workspace};
+      const std::vector<cuda::Instance>& table = *forward[std::min(i, forward.size() - 1)];
+      auto runs = [&](const Case& of) {
+        return cuda::choose(table, Pass::kForward, of.problem, kind.precision).instance != nullptr;
+      };
+      for (const Case& of : cases_of_head_dim(head_dim))
+        if (runs(of) || !table.front().limits.one_tile) run(one, of, kind);
+      if (i >= forward.size() || !table.front().limits.streams) continue;
+      const Implementation forward_alone = {one.forward, nullptr, nullptr};
+      for (const Case& of : cases_of_stages(head_dim)) run(forward_alone, of, kind);
+      for (int seed = head_dim; seed < head_dim + 20; ++seed) {
+        Case of = random_case(seed);
+        of.problem.head_dim = head_dim;
+        if (runs(of)) run(forward_alone, of, kind);
       }
     }
   }

@@ -140,6 +140,27 @@ std::vector<Case> cases_of_head_dim(int head_dim) {
           {"a line" + name, features(problem({axis(150, 70)}), head_dim, 8)}};
 }
 
+std::vector<Case> cases_of_stages(int head_dim) {
+  const Boundary clip = Boundary::kClip, wrap = Boundary::kWrap;
+  const std::string name = ", " + std::to_string(head_dim) + " features";
+  auto heads = [&](std::initializer_list<Axis> axes, int count, int additional) {
+    return with(features(problem(axes), head_dim, head_dim), [&](Problem& p) {
+      p.heads = p.kv_heads = count;
+      p.additional = additional;
+    });
+  };
+  const Axis few = slab(axis(4200, 4100), 2000, 36, 0, 4200);
+  const Axis few_of_period = slab(axis(4200, 4100, 1, 1, wrap), 0, 36, 0, 4200);
+  return {
+      {"one stage and a line" + name, heads({axis(40, 30)}, 3, 20)},
+      {"two stages of a period" + name, heads({axis(90, 71, 1, 1, wrap)}, 3, 0)},
+      {"stages of a plane" + name, heads({axis(20, 9, 1, 1, wrap), axis(30, 5, 2, 2, clip)}, 9, 0)},
+      {"stages of a space" + name, heads({axis(6, 5), axis(7, 7, 1, 1, wrap), axis(9, 4)}, 5, 3)},
+      {"batches of stages" + name, heads({few}, 2, 0)},
+      {"batches of stages of a period, and lines" + name, heads({few_of_period}, 2, 70)},
+  };
+}
+
 Case random_case(int seed) {
   std::mt19937 bits(static_cast<unsigned>(seed));
   auto below = [&](int end) { return static_cast<int>(bits() % static_cast<unsigned>(end)); };

@@ -19,6 +19,10 @@ std::vector<Case> cases();
 // Some with head dimensions that need a kernel of just this one.
 std::vector<Case> cases_of_head_dim(int head_dim);
 
+// Some whose keys come in stages to a kernel that streams: one of them, and more than it describes
+// at a time.
+std::vector<Case> cases_of_stages(int head_dim);
+
 // One that depends on nothing but the seed.
 Case random_case(int seed);
 

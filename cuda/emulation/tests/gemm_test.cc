@@ -27,9 +27,7 @@ std::string forward_in_workspace(const Forward& arguments) {
 
 const Implementation kGemm = {forward_in_workspace,
                               [](const Backward& b) { return cuda::gemm_backward(b, nullptr); },
-                              [](const Problem& p) {  // enough for every type
-                                return cuda::gemm_backward_workspace(p, Stored::kBFloat16);
-                              }};
+                              cuda::gemm_backward_workspace};
 
 // Chooses a device, or device 0 where some kernel needs more shared memory than it has.
 template <typename T>

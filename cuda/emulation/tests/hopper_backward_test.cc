@@ -34,14 +34,14 @@ cuda::HopperBackwardChoice pair_of(const Problem& problem, Stored stored) {
   return cuda::choose_hopper_pair(problem, stored, device);
 }
 
-const Implementation kSums = {
-    [](const Forward& f) { return cuda::fused_forward(f, nullptr); },
-    [](const Backward& b) {
-      cuda::HopperBackwardChoice choice = choice_of(b.problem, b.stored);
-      choice.plan.beyond_cache = number % 2 == 0;  // which no small problem is
-      return cuda::launch_hopper_backward(choice, b, nullptr);
-    },
-    [](const Problem& p) { return cuda::hopper_backward_workspace(p, Stored::kBFloat16); }};
+const Implementation kSums = {[](const Forward& f) { return cuda::fused_forward(f, nullptr); },
+                              [](const Backward& b) {
+                                cuda::HopperBackwardChoice choice = choice_of(b.problem, b.stored);
+                                choice.plan.beyond_cache =
+                                    number % 2 == 0;  // which no small problem is
+                                return cuda::launch_hopper_backward(choice, b, nullptr);
+                              },
+                              cuda::hopper_backward_workspace};
 
 // With every kernel for the gradient of the queries in turn, whichever is the best one.
 const Implementation kPair = {
@@ -60,7 +60,7 @@ const Implementation kPair = {
       }
       return cuda::launch_hopper_backward(choice, b, nullptr);
     },
-    [](const Problem& p) { return cuda::hopper_pair_workspace(p, Stored::kBFloat16); }};
+    cuda::hopper_pair_workspace};
 
 // What is in memory of boxes of keys fits the place that a workspace has for it.
 void check_boxes(const Case& of, const cuda::HopperBackwardPlan& plan) {

@@ -16,10 +16,9 @@ constexpr Kind<double> kFloat64 = {"float64", Stored::kFloat64, Precision::kDefa
 
 template <typename T>
 void run_naive(const Case& of, const Kind<T>& kind) {
-  const Implementation naive = {
-      [](const Forward& f) { return cuda::naive_forward(f, nullptr); },
-      [](const Backward& b) { return cuda::naive_backward(b, nullptr); },
-      [&](const Problem& p) { return cuda::naive_backward_workspace(p, kind.stored); }};
+  const Implementation naive = {[](const Forward& f) { return cuda::naive_forward(f, nullptr); },
+                                [](const Backward& b) { return cuda::naive_backward(b, nullptr); },
+                                cuda::naive_backward_workspace};
   run(naive, of, kind);
 }
 

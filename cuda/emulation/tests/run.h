@@ -48,7 +48,7 @@ inline int report_failures() {
 struct Implementation {
   std::function<std::string(const Forward&)> forward;
   std::function<std::string(const Backward&)> backward;  // may be none
-  std::function<int64_t(const Problem&)> workspace;
+  std::function<int64_t(const Problem&, Stored)> workspace;
 };
 
 // An element type and a precision, with the error that its roundings may make of the largest
@@ -183,7 +183,7 @@ uint64_t run(const Implementation& implementation, const Case& of, const Kind<T>
   for (Array<T>* result : {&dquery, &dkey, &dvalue, &dadditional_keys, &dadditional_values})
     result->poison();
   dbias.poison();
-  Array<char> workspace(implementation.workspace(unplaced));
+  Array<char> workspace(implementation.workspace(unplaced, kind.stored));
   Backward backward{};
   backward.problem = unplaced;
   backward.stored = kind.stored;
