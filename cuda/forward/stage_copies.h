@@ -45,16 +45,19 @@ class StageCopies {
 
   // Starts four copies. Where there is no token nothing is read.
   __device__ __forceinline__ void start(int number) const {
-    if (R::kChunks < kLanes && threadIdx.x % kLanes >= R::kChunks) return;
     const uint4 four = ptx::load_shared_16(wanted_at_ % (1 << 16) * 16 + 16 * number);
     const int shares[4] = {static_cast<int>(four.x), static_cast<int>(four.y),
                            static_cast<int>(four.z), static_cast<int>(four.w)};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int nth = 4 * number + i;
-      ptx::cp_async_where(to_ + nth * kApart * R::kBytes,
-                          column_ + static_cast<int64_t>(shares[i]) * stride_,
-                          wanted_at_ & 1u << (16 + nth * (kApart / 8) * 2));
+      const uint32_t wanted = wanted_at_ & 1u << (16 + nth * (kApart / 8) * 2);
+      const uint32_t to = to_ + nth * kApart * R::kBytes;
+      const char* from = column_ + static_cast<int64_t>(shares[i]) * stride_;
+      if constexpr (R::kChunks == kLanes)
+        ptx::cp_async_where(wanted, to, from);
+      else  // some threads have no chunk
+        ptx::cp_async_where(wanted, to, from, threadIdx.x % kLanes < R::kChunks);
     }
   }
   __device__ __forceinline__ void start_all() const {

@@ -1,6 +1,6 @@
 // Results of a fragment's 16 rows from registers to global memory, of 16-bit elements, and through
-// no shared memory (as in tile/store.h): the next item's queries may be on their way there. It takes
-// more registers, which a kernel that streams has to spare at the end of an item.
+// no shared memory (as in tile/store.h): the next item's queries may be on their way there. It
+// takes more registers, which a kernel that streams has to spare at the end of an item.
 #pragma once
 
 #include <cstdint>

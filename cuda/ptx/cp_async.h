@@ -15,9 +15,24 @@ __device__ __forceinline__ void cp_async(uint32_t to, const void* from, bool val
                : "memory");
 }
 
-// The same, reading where `bits` are not all 0: a test of some bits of a word, which comes down to
-// three instructions where C++ makes a bool of them, stays one.
-__device__ __forceinline__ void cp_async_where(uint32_t to, const void* from, uint32_t bits) {
+// The same where it is `wanted`, without a branch.
+__device__ __forceinline__ void cp_async_if(bool wanted, uint32_t to, const void* from,
+                                            bool valid) {
+  int bytes = valid ? 16 : 0;
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %3, 0;\n"
+      "@wanted cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
+      "}\n"
+      :
+      : "r"(to), "l"(from), "r"(bytes), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+}
+
+// Copies 16 bytes where `bits` are not all 0, and writes zeros elsewhere: a test of some bits of a
+// word, which comes down to three instructions where C++ makes a bool of them, stays one.
+__device__ __forceinline__ void cp_async_where(uint32_t bits, uint32_t to, const void* from) {
   asm volatile(
       "{\n"
       ".reg .pred reads;\n"
@@ -32,17 +47,19 @@ __device__ __forceinline__ void cp_async_where(uint32_t to, const void* from, ui
 }
 
 // The same where it is `wanted`, without a branch.
-__device__ __forceinline__ void cp_async_if(bool wanted, uint32_t to, const void* from,
-                                            bool valid) {
-  int bytes = valid ? 16 : 0;
+__device__ __forceinline__ void cp_async_where(uint32_t bits, uint32_t to, const void* from,
+                                               bool wanted) {
   asm volatile(
       "{\n"
-      ".reg .pred wanted;\n"
+      ".reg .pred wanted, reads;\n"
+      ".reg .u32 bytes;\n"
       "setp.ne.u32 wanted, %3, 0;\n"
-      "@wanted cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
+      "setp.ne.u32 reads, %2, 0;\n"
+      "selp.u32 bytes, 16, 0, reads;\n"
+      "@wanted cp.async.cg.shared.global [%0], [%1], 16, bytes;\n"
       "}\n"
       :
-      : "r"(to), "l"(from), "r"(bytes), "r"(static_cast<uint32_t>(wanted))
+      : "r"(to), "l"(from), "r"(bits), "r"(static_cast<uint32_t>(wanted))
       : "memory");
 }
 

@@ -90,7 +90,7 @@ def loss(weights, bias, x):
 @jax.jit
 def step(weights, bias, x):
     value, gradients = jax.value_and_grad(loss, (0, 1))(weights, bias, x)
-    return value, jax.tree.map(lambda p, g: p - 0.01 * g, (weights, bias), gradients)
+    return value, jax.tree.map(lambda p, g: p - 1e-5 * g, (weights, bias), gradients)
 
 weights = [0.3 * jnp.eye(32, dtype=jnp.bfloat16) for _ in range(4)]
 x = jax.random.normal(jax.random.key(0), (2, 16, 16, 2, 32), jnp.bfloat16)
@@ -108,7 +108,9 @@ def run_step(implementation, directory, *flags):
         env=os.environ
         | {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "XLA_FLAGS": " ".join((f"--xla_dump_to={directory}", "--xla_dump_hlo_as_text", *flags)),
+            # Matrix products by what is fastest at the time would have other bits each time.
+            "XLA_FLAGS": f"--xla_dump_to={directory} --xla_dump_hlo_as_text "
+            + " ".join(("--xla_gpu_autotune_level=0", *flags)),
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         },
         capture_output=True,

@@ -11,12 +11,12 @@ inline void cp_async(uint32_t to, const void* from, bool valid) {
   emulation::start_async_copy(to, from, 16, valid);
 }
 
-inline void cp_async_where(uint32_t to, const void* from, uint32_t bits) {
-  cp_async(to, from, bits != 0);
+inline void cp_async_if(bool wanted, uint32_t to, const void* from, bool valid) {
+  if (wanted) cp_async(to, from, valid);
 }
 
-inline void cp_async_if(bool wanted, uint32_t to, const void* from, bool valid) {
-  if (wanted) emulation::start_async_copy(to, from, 16, valid);
+inline void cp_async_where(uint32_t bits, uint32_t to, const void* from, bool wanted = true) {
+  if (wanted) cp_async(to, from, bits != 0);
 }
 
 inline void cp_async_4(uint32_t to, const void* from, bool valid) {
