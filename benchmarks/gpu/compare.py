@@ -1,19 +1,23 @@
 """Real problems, forward and backward: our implementations, dense attention and FlexAttention.
 
-    python -m benchmarks.gpu.compare [--only flux,nat] [--skip-torch] [--torch-python PYTHON]
+    python -m benchmarks.gpu.compare [--only flux,nat] [--variants fused,dense]
+                                     [--skip-torch] [--torch-python PYTHON]
 
 Everything in JAX takes turns; FlexAttention runs in a process of its own between two readings of a
-yardstick, dense attention of 8192 tokens by cuDNN.
+yardstick, dense attention of 8192 tokens by cuDNN. A variant "warps", for those who ask for it,
+is `fused` by the kernels for every GPU where those for Hopper would run, forward.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from typing import Any
 
 import jax
 
+import jax_na
 from benchmarks.gpu import flex_process
 from benchmarks.gpu.bounds import bound_ms, ceilings, forward_plan, visited_gflop, work
 from benchmarks.gpu.device import prepare
@@ -51,7 +55,10 @@ def measure(record: Record, shape: Shape, only: list[str], rounds: int) -> None:
             "bound_ms": round(bound_ms(found, shape.dtype, record.report["ceilings"]), 5),
         }
         timed = {}
-        for name, function in variants(shape).items():
+        offered = variants(shape)
+        if "warps" in only and which == "forward":  # a plan is the forward pass's
+            offered["warps"] = functools.partial(offered["fused"], plan=jax_na.CudaPlan("warps"))
+        for name, function in offered.items():
             if only and name not in only:
                 continue
             one = attempt(lambda function=function, build=build: build(function, sets))
