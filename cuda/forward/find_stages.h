@@ -27,7 +27,7 @@ __device__ inline void find_key_axis(const Problem& problem, const Work& work, i
   to.addend = (at.streamed.offset - at.streamed.begin * at.streamed.step) * stride;
 }
 
-// What the rows of boxes add to their tokens where no period ends. Every thread calls it.
+// What the rows of boxes add to their tokens where no axis is periodic. Every thread calls it.
 template <int kApart>
 __device__ inline void find_row_shares(const Place* places, StageList& list) {
   const int row = ptx::thread();

@@ -60,8 +60,8 @@ struct StageList {
 
   KeyStage stages[2 * kBatch];
   KeyAxis axes[kMaxRank];
-  // Of all boxes that no period of an axis ends in, and of three stages that are others, or lines:
-  // an item's first, and those of even and odd numbers.
+  // Of all boxes where no axis is periodic; and of three stages where one is, or that are lines: an
+  // item's first, and those of even and odd numbers.
   RowShares shares[4];
   // Which keys of a stage the rows of each warp see: a word for each of four lanes.
   alignas(16) uint32_t seen[kStreamedWarps][32][4];
