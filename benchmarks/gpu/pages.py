@@ -56,12 +56,16 @@ def newest(folder: pathlib.Path) -> dict[str, dict[str, dict[str, Any]]]:
         for row in rows:
             row["from"] = head(report)
         if former and keys:
-            # Memory that a run had no more left of is no news of what was measured before.
-            measured = {tuple(map(r.get, keys)) for r in former["rows"] if _has_time(r)}
-            rows = [r for r in rows if _has_time(r) or tuple(map(r.get, keys)) not in measured]
-            again = {tuple(map(row.get, keys)) for row in rows}
-            rows = [r for r in former["rows"] if tuple(map(r.get, keys)) not in again] + rows
-        heads = list(dict.fromkeys(row["from"] for row in rows))
+            merged = {tuple(map(row.get, keys)): row for row in former["rows"]}
+            for row in rows:
+                # Memory that a run had no more left of is no news of what was measured before.
+                key = tuple(map(row.get, keys))
+                if _has_time(row) or not _has_time(merged.get(key, row)):
+                    merged[key] = row
+            rows = list(merged.values())
+        used = {row["from"] for row in rows}
+        heads = [*(former["heads"] if former else []), head(report)]
+        heads = [run for run in dict.fromkeys(heads) if run in used]
         found[kind][report["device"]] = {**report, "rows": rows, "heads": heads}
     return found
 

@@ -27,18 +27,7 @@ __device__ inline void find_key_axis(const Problem& problem, const Work& work, i
   to.addend = (at.streamed.offset - at.streamed.begin * at.streamed.step) * stride;
 }
 
-// What the rows of boxes add to their tokens where no axis is periodic. Every thread calls it.
-template <int kApart>
-__device__ inline void find_row_shares(const Place* places, StageList& list) {
-  const int row = ptx::thread();
-  if (row >= kStreamedBlock) return;
-  int share = 0;
-#pragma unroll
-  for (int a = 0; a < kMaxRank; ++a) share += places[row].at[a] * list.axes[a].factor;
-  list.shares[0].of_row[RowShares::at(row, kApart)] = share;
-}
-
-// The same of the rows of one stage, whatever it is.
+// What the rows of a stage add to its token. Every thread calls it.
 template <int kApart>
 __device__ inline void prepare_row_shares(const Place* places, const KeyStage& stage,
                                           StageList& list) {

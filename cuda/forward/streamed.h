@@ -293,14 +293,11 @@ __global__ void __launch_bounds__(32 * kStreamedWarps, kStreamedResident<kHeadDi
     list.factor = list.scale_first ? 1.f : list.scale;
   }
   __syncthreads();
-  find_row_shares<Copies::kApart>(tables.places, list);
   find_stages(problem, sweep, work, columns, 0, 0, list);
   find_stages(problem, sweep, work, columns, 1, 1, list);
   __syncthreads();
-  if (list.modular) {
-    prepare_row_shares<Copies::kApart>(tables.places, list.stages[0], list);
-    __syncthreads();
-  }
+  prepare_row_shares<Copies::kApart>(tables.places, list.stages[0], list);
+  __syncthreads();
   copies_of_keys(0, 0, true).start_all();
   load_own(0);
   ptx::cp_async_commit();
