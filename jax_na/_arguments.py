@@ -41,7 +41,9 @@ def window_of(
     boundary: Boundary | Sequence[Boundary],
 ) -> Window:
     """The window of a function of the given rank; None takes the rank from kernel_size."""
-    if rank is not None and not isinstance(kernel_size, (Sequence, np.ndarray)):
+    if isinstance(kernel_size, np.ndarray):
+        kernel_size = kernel_size.tolist()
+    if rank is not None and not isinstance(kernel_size, Sequence):
         kernel_size = (kernel_size,) * rank
     window = Window(kernel_size, stride, dilation, is_causal, boundary)
     if rank is not None and window.rank != rank:
@@ -81,6 +83,8 @@ def read_scale(scale: float | None, head_dim: int) -> float:
     if scale is None:
         return head_dim**-0.5
     try:
+        if isinstance(scale, str):
+            raise TypeError
         number = float(scale)
     except (TypeError, ValueError, jax.errors.ConcretizationTypeError):
         raise ValueError(
@@ -92,10 +96,23 @@ def read_scale(scale: float | None, head_dim: int) -> float:
     return number
 
 
-def read_precision(precision: Any) -> jax.lax.Precision | None:
-    """None, or a jax.lax.Precision by value or name."""
+def _default_precision() -> jax.lax.Precision | None:
+    name = jax.config.jax_default_matmul_precision
     try:
-        return None if precision is None else jax.lax.Precision(precision)
+        return None if name is None else jax.lax.Precision(name)
+    except ValueError:  # an algorithm of products
+        exact = "F32_F32_F32" in name.replace("TF32", "") or name[-2:] in ("X3", "X6", "X9")
+        return jax.lax.Precision.HIGHEST if exact else None
+
+
+def read_precision(precision: Any) -> jax.lax.Precision | None:
+    """A jax.lax.Precision by value or name; for None that of jax.default_matmul_precision, if it
+    has one.
+    """
+    if precision is None:
+        return _default_precision()
+    try:
+        return jax.lax.Precision(precision)
     except ValueError:
         names = ", ".join(repr(p.name.lower()) for p in jax.lax.Precision)
         raise ValueError(

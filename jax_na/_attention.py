@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_na import _core, _ffi, _xla
 from jax_na._arguments import Arguments, read_arguments, read_flag, read_precision, window_of
+from jax_na._batching import batch_axes, bias_kind, flat
 from jax_na._cuda_plan import CudaPlan, check_plan
 from jax_na._implementations import candidates, kernels, require, require_order
 from jax_na._operation import Call, operation, refusing_forward_mode, vary_alike
@@ -43,8 +44,9 @@ def _attend_forward(call: Call, *operands):
 def _attend_backward(call: Call, residuals, cotangents):
     operands, out, lse = residuals
     *gradients, dbias = operation(call, "backward")(*operands, out, lse, *cotangents)
-    if operands[5].shape[0] == 1:  # one bias for the whole batch
-        dbias = jnp.sum(dbias, 0, keepdims=True)
+    axes = batch_axes(operands[0])
+    if bias_kind(operands[5], axes) == "shared":
+        dbias = jnp.sum(dbias, tuple(range(axes)))[None]
     return (*gradients, dbias, None)
 
 
@@ -55,24 +57,27 @@ def _compiled(a: Arguments, options: _ffi.Options, name: str | None) -> tuple[ja
     """By the kernels of the implementation `name`, or of the best one, which is pure JAX where no
     kernels can do it, if it is None.
     """
-    rank, lead = a.window.rank, 3 - a.window.rank
-    padding: tuple[int, ...] = (1,) * lead
+    rank = a.window.rank
+    padding = (1,) * (3 - rank)
+    axes = max(len(a.batch), 1)
+
+    no_batch = () if a.batch else (0,)
+    missing = (*no_batch, *range(axes, axes + 3 - rank))
 
     def on_grid(x: jax.Array) -> jax.Array:
-        """[..., *spatial, heads, features] -> [B, z, y, x, heads, features]."""
-        x = x.reshape(math.prod(a.batch), *x.shape[-rank - 2 :]) if len(a.batch) != 1 else x
-        return jnp.expand_dims(x, tuple(range(1, 1 + lead)))
+        """[*batch, *spatial, heads, features] -> [*batch, z, y, x, heads, features]."""
+        return jnp.expand_dims(x, missing)
 
     def tokens(x: jax.Array | None, features: int) -> jax.Array:
         if x is None:
-            return jnp.zeros((math.prod(a.batch), 0, a.key.shape[-2], features), a.query.dtype)
-        return x.reshape(math.prod(a.batch), *x.shape[-3:]) if len(a.batch) != 1 else x
+            x = jnp.zeros((*a.batch, 0, a.key.shape[-2], features), a.query.dtype)
+        return jnp.expand_dims(x, no_batch)
 
     heads, bias_dtype = a.query.shape[-2], _ffi.lse_dtype(a.query.dtype)
     if a.bias is None:
         bias = jnp.zeros((0, heads, *padding, *(2 * w - 1 for w in a.window.sizes)), bias_dtype)
     else:
-        bias = jnp.expand_dims(a.bias.astype(bias_dtype), (0, *range(2, 2 + lead)))
+        bias = jnp.expand_dims(a.bias.astype(bias_dtype), (0, *range(2, 5 - rank)))
     geometry = _ffi.Geometry.of(a.window, a.spatial, a.scale)
     operands = vary_alike(
         [
@@ -91,31 +96,28 @@ def _compiled(a: Arguments, options: _ffi.Options, name: str | None) -> tuple[ja
     with refusing_forward_mode():
         results: Any = _attend(Call(geometry, options, found, name is None), *operands, origins)
 
-    def off_grid(x: jax.Array) -> jax.Array:
-        x = jnp.squeeze(x, tuple(range(1, 1 + lead)))
-        return x.reshape(*a.batch, *x.shape[1:]) if len(a.batch) != 1 else x
-
     out, lse = results
-    return off_grid(out), off_grid(lse)
+    return jnp.squeeze(out, missing), jnp.squeeze(lse, missing)
 
 
 def _pure(a: Arguments, precision: jax.lax.Precision | None) -> tuple[jax.Array, jax.Array]:
-    batch = math.prod(a.batch)
+    axes = len(a.batch)
 
-    def flat(x: jax.Array) -> jax.Array:
-        return x if len(a.batch) == 1 else x.reshape(batch, *x.shape[len(a.batch) :])
+    def attend(query, key, value, additional_keys, additional_values, bias):
+        def merged(x: jax.Array | None) -> jax.Array | None:
+            return None if x is None else x if axes == 1 else flat(x, axes)
 
-    attend = functools.partial(_xla.attention, window=a.window, scale=a.scale, precision=precision)
-    operands = (
-        flat(a.query),
-        flat(a.key),
-        flat(a.value),
-        None if a.additional_keys is None else flat(a.additional_keys),
-        None if a.additional_values is None else flat(a.additional_values),
-        a.bias,
-    )
-    out, lse = without_explicit_axes(attend, _ffi.forward_results(*operands), operands)
-    return out.reshape(*a.batch, *out.shape[1:]), lse.reshape(*a.batch, *lse.shape[1:])
+        out, lse = _xla.attention(
+            *map(merged, (query, key, value, additional_keys, additional_values)),
+            bias,
+            window=a.window,
+            scale=a.scale,
+            precision=precision,
+        )
+        return out.reshape(*a.batch, *out.shape[1:]), lse.reshape(*a.batch, *lse.shape[1:])
+
+    operands = (a.query, a.key, a.value, a.additional_keys, a.additional_values, a.bias)
+    return without_explicit_axes(attend, _ffi.forward_results(*operands), operands)
 
 
 def _plan_numbers(

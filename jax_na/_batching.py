@@ -1,60 +1,74 @@
-"""vmap of the custom calls: the mapped axis goes into the batch that every operand has."""
+"""Batch axes of the custom calls: vmap adds one, in front; the calls themselves get one for all."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+#: Dimensions of a query, of slots and of a bias behind those of the batch.
+QUERY_DIMS, BIAS_DIMS = 5, 4
 
-def fold(
+
+def batch_axes(query: jax.Array) -> int:
+    """How many batch axes operands have, given the first of them: a query, or slots."""
+    return query.ndim - QUERY_DIMS
+
+
+def bias_kind(bias: jax.Array, axes: int) -> str:
+    """Whether a bias [0, ..], [1, ..] or [*batch, ..] of `axes` batch axes is "none", "shared" by
+    the batch, or "each" entry's.
+    """
+    if bias.ndim == 1 + BIAS_DIMS and bias.shape[0] <= 1:
+        return ("none", "shared")[bias.shape[0]]
+    assert bias.ndim == axes + BIAS_DIMS
+    return "each"
+
+
+def add_axis(
     axis_size: int,
     in_batched: Sequence[bool],
     operands: Sequence[jax.Array],
     bias: int | None = None,
     origins: int | None = None,
 ) -> list[jax.Array]:
-    """Moves the mapped axis of every operand into its batch, in front of what is there.
+    """Makes the mapped axis of every operand the first of its batch axes.
 
     Args:
       axis_size: of the mapped axis.
       in_batched: whether each operand has the mapped axis, as its first.
-      operands: the first one's batch is that of all others, but for `bias`, which has 0 (none), 1
-        (one for all) or the same, and `origins`, which has none.
+      operands: all have the batch axes of the first one, but for `bias`, of any kind that
+        :func:`bias_kind` names, and `origins`, which has none.
       bias, origins: their positions among the operands.
     """
-    batch = operands[0].shape[1 if in_batched[0] else 0]
-    folded = []
+    mapped = operands[0].shape[int(in_batched[0]) :]
+    batch = mapped[: len(mapped) - QUERY_DIMS]
+    found = []
     for i, (operand, batched) in enumerate(zip(operands, in_batched, strict=True)):
         if i == origins:
             if batched:
                 raise NotImplementedError(
                     "jax_na: origins cannot be mapped by vmap; they belong to a device"
                 )
-            folded.append(operand)
+            found.append(operand)
             continue
-        own = operand.shape[1 if batched else 0]
-        if i == bias and own == 0:
-            folded.append(operand[0] if batched else operand)
+        shape = operand.shape[int(batched) :]
+        if i == bias and len(shape) == 1 + BIAS_DIMS and shape[0] <= 1:
+            if shape[0] == 0:
+                found.append(operand.reshape(shape) if batched else operand)
+                continue
+            if not batched:
+                found.append(operand)  # one bias for all stays one
+                continue
+            own = operand.reshape(axis_size, *(1,) * len(batch), *shape[1:])
+            found.append(jnp.broadcast_to(own, (axis_size, *batch, *shape[1:])))
             continue
-        if i == bias and own == 1 and not batched:
-            folded.append(operand)  # one bias for all stays one
-            continue
-        if not batched:
-            operand = jnp.broadcast_to(operand, (axis_size, *operand.shape))
-        if own != batch:
-            operand = jnp.broadcast_to(operand, (axis_size, batch, *operand.shape[2:]))
-        folded.append(operand.reshape(axis_size * batch, *operand.shape[2:]))
-    return folded
+        found.append(operand if batched else jnp.broadcast_to(operand, (axis_size, *shape)))
+    return found
 
 
-def unfold(axis_size: int, batch: int, results: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-    """The results for a folded batch, with the mapped axis in front again."""
-
-    def one(result: jax.Array) -> jax.Array:
-        if result.shape[0] == 0 and batch * axis_size:  # the gradient of a bias that is not there
-            return jnp.broadcast_to(result, (axis_size, *result.shape))
-        return result.reshape(axis_size, batch, *result.shape[1:])
-
-    return tuple(one(result) for result in results)
+def flat(x: jax.Array, axes: int) -> jax.Array:
+    """[*batch, ..] with one axis for all of the batch."""
+    return x.reshape(math.prod(x.shape[:axes]), *x.shape[axes:])

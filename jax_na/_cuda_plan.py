@@ -209,11 +209,16 @@ def cuda_plans(
     for name, value in (("most", most), ("multiprocessors", multiprocessors)):
         if value is not None and value < 1:
             raise ValueError(f"{name} should be at least 1, but got {value}")
+    if jnp.dtype(dtype).name not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype should be float32, bfloat16 or float16, but got {dtype!r}")
+    kv_heads = heads if kv_heads is None else kv_heads
+    if heads < 1 or kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"kv_heads should divide the {heads} of heads, but got {kv_heads}")
     resolved = window.resolve(spatial)
     problem = _ffi.Geometry.of(resolved, tuple(spatial), 1.0).problem(
         batch,
         heads,
-        heads if kv_heads is None else kv_heads,
+        kv_heads,
         head_dim,
         head_dim if value_dim is None else value_dim,
         additional,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_na import _core
+from jax_na._batching import batch_axes, bias_kind
 from jax_na._window import BOUNDARIES, Boundary, Window
 
 #: Where there are custom calls, as (platform, implementation).
@@ -165,14 +166,20 @@ def forward_results(query, key, value, *others):
 
 
 def backward_results(query, key, value, additional_keys, additional_values, bias, *others):
-    """The types of the six gradients."""
+    """The types of the six gradients; that of a shared bias is not summed over the batch."""
     del others
-    bias_batch = query.shape[0] if bias.shape[0] else 0
     inputs = (query, key, value, additional_keys, additional_values)
-    return (
-        *(result_like(x, x.shape, x.dtype) for x in inputs),
-        result_like(bias, (bias_batch, *bias.shape[1:]), bias.dtype),
-    )
+    axes = batch_axes(query)
+    if bias_kind(bias, axes) == "shared":
+        each = jax.typeof(bias)
+        spec = (*(None,) * axes, *tuple(each.sharding.spec)[1:])
+        dbias = each.update(
+            shape=(*query.shape[:axes], *bias.shape[1:]),
+            sharding=each.sharding.update(spec=jax.sharding.PartitionSpec(*spec)),
+        )
+    else:
+        dbias = result_like(bias, bias.shape, bias.dtype)
+    return (*(result_like(x, x.shape, x.dtype) for x in inputs), dbias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,21 +293,23 @@ def workspace_size(
 def unfused_results(geometry: Geometry, kind: str, group: int, *operands: jax.Array):
     """The types of the results of :func:`unfused`."""
     first = operands[0]  # the query, or slots
-    batch, *spatial, heads, last = first.shape
+    axes = batch_axes(first)
+    batch, spatial, (heads, last) = first.shape[:axes], first.shape[axes:-2], first.shape[-2:]
     window = math.prod(geometry.kernel_size)
     if kind == "products":
-        slots = window + operands[2].shape[1]
+        slots = window + operands[2].shape[-3]
         return (result_like(first, (*first.shape[:-1], slots), first.dtype),)
     if kind == "sums":
         return (result_like(first, (*first.shape[:-1], operands[1].shape[-1]), first.dtype),)
     if kind == "bias_sums":
         sizes = (2 * w - 1 for w in geometry.kernel_size)
-        return (result_like(first, (batch, heads, *sizes), lse_dtype(first.dtype), alike=1),)
+        return (result_like(first, (*batch, heads, *sizes), lse_dtype(first.dtype), alike=axes),)
     rows = (heads // group, operands[1].shape[-1])
+    # Shards of heads need not be shards of key heads.
+    alike = axes + (4 if group == 1 else 3)
     return (
-        # Shards of heads need not be shards of key heads.
-        result_like(first, (batch, *spatial, *rows), first.dtype, alike=5 if group == 1 else 4),
-        result_like(first, (batch, last - window, *rows), first.dtype, alike=1),
+        result_like(first, (*batch, *spatial, *rows), first.dtype, alike=alike),
+        result_like(first, (*batch, last - window, *rows), first.dtype, alike=axes),
     )
 
 

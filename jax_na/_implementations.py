@@ -174,7 +174,15 @@ def candidates(
     """
     if implementation is None:
         return (None,)
-    names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
+    if isinstance(implementation, str):
+        names = (implementation,)
+    elif isinstance(implementation, Sequence):
+        names = tuple(implementation)
+    else:
+        raise ValueError(
+            "implementation should be None, a name or a sequence of names, but got "
+            f"{implementation!r}"
+        )
     for name in names:
         if name not in legal:
             raise ValueError(

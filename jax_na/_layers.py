@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jax_na._arguments import read_scale
 from jax_na._attention import neighborhood_attention
+from jax_na._ffi import lse_dtype
+from jax_na._implementations import candidates
 from jax_na._window import Boundary, Window
 
 
@@ -53,7 +58,7 @@ def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
 
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(lse_dtype(x.dtype))
     mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
     return (wide * jax.lax.rsqrt(mean + 1e-6) * scale.astype(wide.dtype)).astype(x.dtype)
 
@@ -105,8 +110,10 @@ class Rotary:
                 f"{tuple(dims)}"
             )
         for axis, size in enumerate(dims):
-            if size < 0 or size % 2:
-                raise ValueError(f"rope_dims[{axis}] should be even and at least 0, but got {size}")
+            if not isinstance(size, numbers.Integral) or size < 0 or size % 2:
+                raise ValueError(
+                    f"rope_dims[{axis}] should be an even integer of at least 0, but got {size!r}"
+                )
             if size and window.boundary[axis] == "wrap":
                 raise ValueError(
                     f"rope_dims[{axis}] should be 0 where boundary[{axis}] is 'wrap' (rotary "
@@ -117,7 +124,7 @@ class Rotary:
                 f"rope_dims should sum to between 2 and the head size {head_dim}, but got "
                 f"{tuple(dims)}, which sums to {sum(dims)}"
             )
-        bases = tuple(base) if isinstance(base, Sequence) else (base,) * rank
+        bases = tuple(base) if isinstance(base, (Sequence, np.ndarray)) else (base,) * rank
         if len(bases) != rank:
             raise ValueError(
                 f"rope_base should be one value or {rank}, one per axis, but got {len(bases)}"
@@ -132,7 +139,7 @@ class Rotary:
 
         Angles are float32, or float64 for a float64 input; the result has the dtype of `x`.
         """
-        rank, real = len(self.dims), jnp.promote_types(x.dtype, jnp.float32)
+        rank, real = len(self.dims), lse_dtype(x.dtype)
         parts, begin = [], 0
         for axis, (size, base) in enumerate(zip(self.dims, self.base, strict=True)):
             half = size // 2
@@ -161,14 +168,14 @@ def fit_window(window: Window, spatial: Sequence[int]) -> Window:
     for axis, length in enumerate(spatial):
         size, dilation = window.kernel_size[axis], window.dilation[axis]
         periodic = window.boundary[axis] == "wrap"
-        if size is not None:
+        if size is not None and length > 0:  # else Window.resolve says what is wrong
             size = min(size, length)
             dilation = min(dilation, length // size)
             while periodic and length % dilation:
                 dilation -= 1
         sizes.append(size)
         dilations.append(dilation)
-        strides.append(min(window.stride[axis], length if size is None else size))
+        strides.append(min(window.stride[axis], size or max(length, 1)))
     return Window(tuple(sizes), tuple(strides), tuple(dilations), window.is_causal, window.boundary)
 
 
@@ -213,6 +220,8 @@ class Neighborhood:
                 f"rope_dims should be None where rope is False, but got {tuple(rope_dims)}"
             )
         rotary = Rotary.split(head_dim, window, rope_dims, rope_base) if rope else None
+        read_scale(scale, head_dim)
+        candidates(implementation)
         if implementation is not None and not isinstance(implementation, str):
             implementation = tuple(implementation)
         return cls(window, scale, rotary, clamp_window, implementation)
@@ -256,14 +265,14 @@ class Neighborhood:
         return out
 
 
-def check_input(x: jax.Array, rank: int, features: int) -> None:
+def check_input(x: jax.Array, rank: int, features: int | None = None) -> None:
     """Raises ValueError unless x is [..., *spatial, features]."""
     if x.ndim < rank + 1:
         raise ValueError(
             f"x should have at least {rank + 1} axes, [..., {rank} spatial, features], but got "
             f"shape {x.shape}"
         )
-    if x.shape[-1] != features:
+    if features is not None and x.shape[-1] != features:
         raise ValueError(f"x should have {features} features, but got shape {x.shape}")
 
 

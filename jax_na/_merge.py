@@ -59,7 +59,8 @@ def merge(
             )
 
     kind = jnp.result_type(*outs)
-    accumulator = jnp.result_type(*outs, *lses, jnp.float32)
+    wide = any(x.dtype == jnp.float64 for x in (*outs, *lses))
+    accumulator = jnp.dtype(jnp.float64 if wide else jnp.float32)
     scores = jnp.stack([lse.astype(accumulator) for lse in lses])
     # The result does not depend on what is subtracted, so no derivative goes there.
     largest = lax.stop_gradient(scores.max(0))

@@ -3,9 +3,9 @@
     custom_jvp (an error) ( custom_vmap ( custom_partitioning ( per platform: custom call | pure JAX
     ) ) )
 
-Canonical operands: query [B, z, y, x, N, D], key [B, z, y, x, K, D], value [B, z, y, x, K, Dv],
-additional_keys [B, S, K, D], additional_values [B, S, K, Dv], bias [0 | 1 | B, N, 2w-1 per axis],
-origins int32 [2, 3].
+Canonical operands: query [*B, z, y, x, N, D], key [*B, z, y, x, K, D], value [*B, z, y, x, K, Dv],
+additional_keys [*B, S, K, D], additional_values [*B, S, K, Dv], bias [0 | 1 | *B, N, 2w-1 per
+axis], origins int32 [2, 3], with one batch axis or more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_na import _ffi, _xla
-from jax_na._batching import fold, unfold
+from jax_na._batching import add_axis, batch_axes, bias_kind
 from jax_na._sharding import partitioned, without_explicit_axes
 from jax_na._window import Window
 
@@ -132,14 +132,12 @@ def _per_platform(call: Call, kind: _Kind) -> Callable[..., Any]:
     return lambda *operands: jax.lax.platform_dependent(*operands, **branches, default=default)
 
 
-def _shape(operands: tuple[jax.Array, ...]) -> tuple[int, int, int]:
-    heads, kv_heads = operands[0].shape[-2], operands[1].shape[-2]
-    return heads // kv_heads, operands[_BIAS].shape[0], kv_heads
-
-
 @functools.lru_cache(maxsize=4096)
-def _local(call: Call, kind: str, group: int, bias_batch: int, kv_heads: int) -> Callable[..., Any]:
-    return partitioned(_per_platform(call, _KINDS[kind]), kind, group, bias_batch, kv_heads)
+def _local(
+    call: Call, kind: str, group: int, bias: str, kv_heads: int, axes: int
+) -> Callable[..., Any]:
+    function, results = _per_platform(call, _KINDS[kind]), _KINDS[kind].results
+    return partitioned(function, results, kind, group, bias, kv_heads, axes)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -150,12 +148,22 @@ def operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
 
     @jax.custom_batching.custom_vmap
     def mapped(*operands):
-        return tuple(_local(call, kind, *_shape(operands))(*operands))
+        axes, heads, kv_heads = (
+            batch_axes(operands[0]),
+            operands[0].shape[-2],
+            operands[1].shape[-2],
+        )
+        bias = bias_kind(operands[_BIAS], axes)
+        local = _local(call, kind, heads // kv_heads, bias, kv_heads, axes)
+        return tuple(local(*operands))
 
     @mapped.def_vmap
     def _(axis_size, in_batched, *operands):  # pyright: ignore[reportUnusedFunction]
-        flat = fold(axis_size, in_batched, operands, _BIAS, _ORIGINS)
-        results = unfold(axis_size, flat[0].shape[0] // axis_size, mapped(*flat))
+        given = add_axis(axis_size, in_batched, operands, _BIAS, _ORIGINS)
+        results = mapped(*given)
+        if kind == "backward" and bias_kind(given[_BIAS], batch_axes(given[0])) == "none":
+            none = results[_BIAS]  # the gradient of a bias that is not there
+            results = (*results[:-1], jnp.broadcast_to(none, (axis_size, *none.shape)))
         return results, (True,) * len(results)
 
     @jax.custom_jvp

@@ -1,5 +1,5 @@
-"""How the custom calls run on shards: batch and heads are independent, every other dimension must
-be whole.
+"""How the custom calls run on shards: batch axes and heads are independent, every other dimension
+must be whole.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# Dimensions of the operands, by name: b batch, n kv heads, g query heads of a kv head, all others
-# whole.
+from jax_na._batching import flat
+
+# Dimensions of the operands, by name: b all batch axes, n kv heads, g query heads of a kv head, all
+# others whole.
 _SLOTS = ("b", "z", "y", "x", "ng", "w")
 _QUERY, _LSE = ("b", "z", "y", "x", "ng", "d"), ("b", "z", "y", "x", "ng")
 _KEY, _ADDITIONAL = ("b", "z", "y", "x", "n", "d"), ("b", "s", "n", "d")
@@ -23,26 +25,26 @@ _BIAS_EACH, _BIAS_SHARED, _ORIGINS = (
     ("o", "a"),
 )
 
+_Layouts = tuple[tuple[str, ...], ...]
 
-def layouts(
-    kind: str, bias_batch: int
-) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
+
+def _layouts(kind: str, bias: str) -> tuple[_Layouts, _Layouts]:
     """The named dimensions of the operands and results of a call: "forward" or "backward" of
     attention, or one of the operations of na_qk and na_av (jax_na/_slots.py).
     """
-    bias = _BIAS_EACH if bias_batch > 1 else _BIAS_SHARED
+    given = _BIAS_EACH if bias == "each" else _BIAS_SHARED
     if kind == "products":
-        return (_QUERY, _KEY, _ADDITIONAL, bias), (_SLOTS,)
+        return (_QUERY, _KEY, _ADDITIONAL, given), (_SLOTS,)
     if kind == "sums":
         return (_SLOTS, _KEY, _ADDITIONAL), (_QUERY,)
     if kind == "transposed":
         return (_SLOTS, _QUERY), (_KEY, _ADDITIONAL)
     if kind == "bias_sums":
         return (_SLOTS,), (_BIAS_EACH,)
-    inputs = (_QUERY, _KEY, _KEY, _ADDITIONAL, _ADDITIONAL, bias, _ORIGINS)
+    inputs = (_QUERY, _KEY, _KEY, _ADDITIONAL, _ADDITIONAL, given, _ORIGINS)
     if kind == "forward":
         return inputs, (_QUERY, _LSE)
-    dbias = _BIAS_EACH if bias_batch else _BIAS_SHARED
+    dbias = _BIAS_SHARED if bias == "none" else _BIAS_EACH
     return (*inputs, _QUERY, _LSE, _QUERY, _LSE), (
         _QUERY,
         _KEY,
@@ -53,11 +55,14 @@ def layouts(
     )
 
 
+def _spread(layouts: _Layouts, axes: int) -> _Layouts:
+    """The same with a name for each of the batch axes: b0, b1, .."""
+    batch = tuple(f"b{i}" for i in range(axes))
+    return tuple((*batch, *dims[1:]) if dims[0] == "b" else dims for dims in layouts)
+
+
 def _rule(
-    operands: tuple[tuple[str, ...], ...],
-    results: tuple[tuple[str, ...], ...],
-    group: int,
-    heads_together: bool,
+    operands: _Layouts, results: _Layouts, group: int, heads_together: bool
 ) -> tuple[str, dict[str, Any]]:
     """The Shardy rule as text, and its keyword arguments: sizes, and the factors that must be
     replicated.
@@ -68,7 +73,7 @@ def _rule(
     whole: list[str] = []  # in order of appearance, as Shardy wants them
 
     def factor(tensor: int, axis: int, name: str) -> str:
-        if name in ("b", "n"):
+        if name == "n" or name[0] == "b":
             return name
         if name == "ng":
             if group > 1 and heads_together and "g" not in whole:
@@ -105,45 +110,98 @@ def without_explicit_axes(
     return jax.sharding.auto_axes(function, axes=axes, out_sharding=out_sharding)(*operands)
 
 
+def _on_all_axes(
+    function: Callable[..., tuple[jax.Array, ...]],
+    results: Callable[..., Any],
+    operands: tuple[jax.Array, ...],
+) -> tuple[jax.Array, ...]:
+    """Calls `function`; inside a shard_map over some of the mesh's axes, on whole copies of the
+    operands along the others, as JAX has no partitioning rules there.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    others = set(mesh.axis_names) - set(mesh.manual_axes)
+    if not mesh.manual_axes or not others:
+        return function(*operands)
+    on_copies = jax.shard_map(function, in_specs=P(), out_specs=P(), axis_names=others)
+    if not mesh.explicit_axes:
+        return on_copies(*operands)
+    copies = (jax.sharding.reshard(x, P(*(None,) * x.ndim)) for x in operands)
+    types = results(*operands)
+    return tuple(
+        jax.sharding.reshard(x, type_.sharding)
+        for x, type_ in zip(on_copies(*copies), types, strict=True)
+    )
+
+
+def _on_one_batch(
+    function: Callable[..., tuple[jax.Array, ...]],
+    results: Callable[..., Any],
+    kind: str,
+    bias: str,
+    axes: int,
+) -> Callable[..., tuple[jax.Array, ...]]:
+    """`function`, which takes one batch axis, on operands of `axes` of them."""
+    if axes == 1:
+        return function
+    inputs, outputs = _layouts(kind, bias)
+
+    def of_one(*operands: jax.Array) -> tuple[jax.Array, ...]:
+        batch = operands[0].shape[:axes]
+        given = zip(operands, inputs, strict=True)
+        found = function(*(flat(x, axes) if dims[0] == "b" else x for x, dims in given))
+        return tuple(
+            x.reshape(*batch, *x.shape[1:]) if dims[0] == "b" else x
+            for x, dims in zip(found, outputs, strict=True)
+        )
+
+    return lambda *operands: without_explicit_axes(of_one, results(*operands), operands)
+
+
 def partitioned(
     function: Callable[..., tuple[jax.Array, ...]],
+    results: Callable[..., Any],
     kind: str,
     group: int,
-    bias_batch: int,
+    bias: str,
     kv_heads: int,
+    axes: int,
 ) -> Callable[..., tuple[jax.Array, ...]]:
-    """`function` with a partitioning rule: shards of batch and of whole groups of heads run by
+    """`function` with a partitioning rule: shards of batch axes and of whole groups of heads run by
     themselves.
 
     Args:
-      function: the call on local shapes.
-      kind: as of :func:`layouts`.
+      function: the call on local shapes, with one batch axis.
+      results: the types of the results, given operands with any number of batch axes.
+      kind: as of :func:`_layouts`.
       group: query heads of a key head.
-      bias_batch: batch of the bias operand: 0, 1, or that of the query.
+      bias: "none", "shared" or "each", see :func:`jax_na._batching.bias_kind`.
       kv_heads: key heads; shards that do not divide them evenly are gathered.
+      axes: how many batch axes there are.
     """
-    operands, results = layouts(kind, bias_batch)
+    inputs, outputs = (_spread(layouts, axes) for layouts in _layouts(kind, bias))
+
+    on_one_batch = _on_one_batch(function, results, kind, bias, axes)
 
     def shardings(mesh: Any, query_spec: P) -> tuple[list[NamedSharding], list[NamedSharding]]:
-        spec = tuple(query_spec) + (None,) * (len(_QUERY) - len(query_spec))
-        batch, heads = spec[0], spec[4]
+        spec = tuple(query_spec) + (None,) * (len(inputs[0]) - len(query_spec))
+        heads = spec[axes + 3]
         names = heads if isinstance(heads, tuple) else (heads,) if heads is not None else ()
         shards = 1
         for name in names:
             shards *= mesh.shape[name]
         if kv_heads % shards:
             heads = None
-        axes = {"b": batch, "n": heads, "ng": heads}
+        where = {f"b{i}": spec[i] for i in range(axes)} | {"n": heads, "ng": heads}
 
-        def of(tensors: tuple[tuple[str, ...], ...]) -> list[NamedSharding]:
-            return [NamedSharding(mesh, P(*(axes.get(name) for name in dims))) for dims in tensors]
+        def of(tensors: _Layouts) -> list[NamedSharding]:
+            return [NamedSharding(mesh, P(*(where.get(name) for name in dims))) for dims in tensors]
 
-        return of(operands), of(results)
+        return of(inputs), of(outputs)
 
     def on_one_shard(*shards: jax.Array) -> tuple[jax.Array, ...]:
         # A shard has no sharding of its own: with the mesh in sight, JAX would annotate one.
         with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-            return function(*shards)
+            return on_one_batch(*shards)
 
     def partition(mesh: Any, arg_shapes: Any, result_shape: Any):
         del result_shape
@@ -161,10 +219,16 @@ def partitioned(
         # key heads and for their groups, and half a mesh axis has no name here. Which axes are used
         # is not known yet.
         axes = mesh.shape.values() if mesh is not None else ()
-        return _rule(operands, results, group, all(kv_heads % size == 0 for size in axes))
+        return _rule(inputs, outputs, group, all(kv_heads % size == 0 for size in axes))
 
-    wrapped = custom_partitioning(function)
+    wrapped = custom_partitioning(on_one_batch)
     wrapped.def_partition(
         partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule
     )
-    return wrapped
+
+    def call(*operands: jax.Array) -> tuple[jax.Array, ...]:
+        if jax.config.jax_disable_jit:  # nothing is partitioned then, and JAX cannot trace a rule
+            return on_one_batch(*operands)
+        return _on_all_axes(wrapped, results, operands)
+
+    return call

@@ -4,9 +4,9 @@
     transposed  key = scale * slots^T query              bias_sums  bias = slots by distance
 
 Each is linear in each of its operands, and the derivatives of each are the others: reverse mode
-goes to any order. Canonical operands: query [B, z, y, x, N, D], key [B, z, y, x, K, D],
-additional_keys [B, S, K, D], bias [0 | 1 | B, N, 2w-1 per axis], slots [B, z, y, x, N, slots].
-Products fill invisible slots, and nothing else reads them.
+goes to any order. Canonical operands: query [*B, z, y, x, N, D], key [*B, z, y, x, K, D],
+additional_keys [*B, S, K, D], bias [0 | 1 | *B, N, 2w-1 per axis], slots [*B, z, y, x, N, slots],
+with one batch axis or more. Products fill invisible slots, and nothing else reads them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_na import _ffi
-from jax_na._batching import fold, unfold
+from jax_na._batching import QUERY_DIMS, add_axis, batch_axes, bias_kind
 from jax_na._sharding import partitioned
 
 
@@ -41,27 +41,26 @@ def _on_cuda(call: Call, kind: str, *operands: jax.Array) -> tuple[jax.Array, ..
 
 
 @functools.lru_cache(maxsize=4096)
-def _local(call: Call, kind: str, bias_batch: int, kv_heads: int) -> Callable[..., Any]:
-    return partitioned(
-        functools.partial(_on_cuda, call, kind), kind, call.group, bias_batch, kv_heads
-    )
+def _local(call: Call, kind: str, bias: str, kv_heads: int, axes: int) -> Callable[..., Any]:
+    results = functools.partial(_ffi.unfused_results, call.geometry, kind, call.group)
+    function = functools.partial(_on_cuda, call, kind)
+    return partitioned(function, results, kind, call.group, bias, kv_heads, axes)
 
 
 @functools.lru_cache(maxsize=4096)
 def _operation(call: Call, kind: str) -> Callable[..., tuple[jax.Array, ...]]:
     """An operation for every transformation but differentiation, jitted."""
-    bias = 3 if kind == "products" else None
+    position = 3 if kind == "products" else None
 
     @jax.custom_batching.custom_vmap
     def mapped(*operands):
-        bias_batch = operands[bias].shape[0] if bias else 0
-        kv_heads = operands[0].shape[4] // call.group
-        return _local(call, kind, bias_batch, kv_heads)(*operands)
+        axes, kv_heads = batch_axes(operands[0]), operands[0].shape[-2] // call.group
+        bias = "none" if position is None else bias_kind(operands[position], axes)
+        return _local(call, kind, bias, kv_heads, axes)(*operands)
 
     @mapped.def_vmap
     def _(axis_size, in_batched, *operands):  # pyright: ignore[reportUnusedFunction]
-        flat = fold(axis_size, in_batched, operands, bias)
-        results = unfold(axis_size, flat[0].shape[0] // axis_size, mapped(*flat))
+        results = mapped(*add_axis(axis_size, in_batched, operands, position))
         return results, (True,) * len(results)
 
     return jax.jit(mapped)
@@ -75,7 +74,7 @@ def _no_bias(call: Call, heads: int, dtype: Any) -> jax.Array:
 def _unbiased(call: Call, query, key, additional_keys):
     """The products that are a derivative: without a bias, and 0 in invisible slots."""
     call = dataclasses.replace(call, masked=False)
-    bias = _no_bias(call, query.shape[4], query.dtype)
+    bias = _no_bias(call, query.shape[-2], query.dtype)
     return products(call, query, key, additional_keys, bias)
 
 
@@ -108,12 +107,13 @@ def _products_backward(call: Call, residuals, dslots):
     query, key, additional_keys, bias = residuals
     dquery = sums(call, dslots, key, additional_keys)
     dkeys: Any = transposed(call, dslots, query)
-    if bias.shape[0] == 0:
+    if bias_kind(bias, batch_axes(query)) == "none":
         dbias = jnp.zeros_like(bias)
     else:
         dbias: Any = bias_sums(dataclasses.replace(call, group=1), dslots)
-        if bias.shape[0] == 1:  # one bias for the whole batch
-            dbias = jnp.sum(dbias, 0, keepdims=True)
+        axes = batch_axes(query)
+        if bias_kind(bias, axes) == "shared":
+            dbias = jnp.sum(dbias, tuple(range(axes)))[None]
     return _as_given((dquery, *dkeys, dbias), residuals)
 
 
@@ -163,7 +163,7 @@ transposed.defvjp(_transposed_forward, _transposed_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def bias_sums(call: Call, slots) -> jax.Array:
-    """The sum of the slots by the distance of their key, [B, N, 2w-1 per axis]."""
+    """The sum of the slots by the distance of their key, [*B, N, 2w-1 per axis]."""
     return _operation(call, "bias_sums")(slots)[0]
 
 
@@ -173,9 +173,9 @@ def _bias_sums_forward(call: Call, slots):
 
 def _bias_sums_backward(call: Call, slots, dbias):
     # Every slot gets its entry of the bias: products of rows that are 0.
-    query = jnp.zeros_like(slots, shape=(*slots.shape[:5], 1))
-    additional = slots.shape[5] - math.prod(call.geometry.kernel_size)
-    shape = (slots.shape[0], additional, slots.shape[4], 1)
+    query = jnp.zeros_like(slots, shape=(*slots.shape[:-1], 1))
+    additional = slots.shape[-1] - math.prod(call.geometry.kernel_size)
+    shape = (*slots.shape[:-QUERY_DIMS], additional, slots.shape[-2], 1)
     call = dataclasses.replace(call, masked=False)
     return (products(call, query, query, jnp.zeros_like(slots, shape=shape), dbias),)
 

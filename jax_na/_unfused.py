@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +20,10 @@ from jax_na._arguments import (
     read_precision,
     window_of,
 )
+from jax_na._batching import batch_axes
 from jax_na._implementations import candidates, is_default, kernels, require
 from jax_na._operation import refusing_forward_mode, vary_alike
+from jax_na._sharding import without_explicit_axes
 from jax_na._window import Boundary, Window
 
 #: Names of their implementations.
@@ -28,49 +31,83 @@ _NAMES = ("naive", "xla")
 
 
 def _canonical(window: Window, x: jax.Array) -> jax.Array:
-    """[..., *spatial, heads, features] -> [B, z, y, x, heads, features]."""
-    rank = window.rank
-    x = x.reshape(math.prod(x.shape[: -rank - 2]), *x.shape[-rank - 2 :])
-    return jnp.expand_dims(x, tuple(range(1, 4 - rank)))
+    """[.., *spatial, heads, features] -> [*batch, z, y, x, heads, features], with one batch axis at
+    least.
+    """
+    axes = x.ndim - window.rank - 2
+    x = jnp.expand_dims(x, range(axes, axes + 3 - window.rank))
+    return x if axes else x[None]
 
 
 def _tokens(x: jax.Array | None, like: jax.Array) -> jax.Array:
-    """[..., S, heads, features] -> [B, S, heads, features]; no tokens for None. `like` is
+    """[.., S, heads, features] -> [*batch, S, heads, features]; no tokens for None. `like` is
     canonical.
     """
-    batch, *_, heads, features = like.shape
+    batch, (heads, features) = like.shape[: batch_axes(like)], like.shape[-2:]
     if x is None:
-        return jnp.zeros((batch, 0, heads, features), like.dtype)
-    return x.reshape(batch, *x.shape[-3:])
+        return jnp.zeros((*batch, 0, heads, features), like.dtype)
+    return x if x.ndim == len(batch) + 3 else x[None]
+
+
+def _as_given(window: Window, x: jax.Array, axes: int) -> jax.Array:
+    """The inverse of :func:`_canonical`, for `axes` batch axes."""
+    x = x if axes else x[0]
+    return jnp.squeeze(x, tuple(range(axes, axes + 3 - window.rank)))
 
 
 def _qk_by_kernels(given: Arguments) -> jax.Array:
-    window, (heads, _) = given.window, given.query.shape[-2:]
+    window, heads = given.window, given.query.shape[-2]
     query, key = _canonical(window, given.query), _canonical(window, given.key)
     sizes = (1,) * (3 - window.rank) + tuple(2 * w - 1 for w in window.sizes)
     bias = jnp.zeros((0, heads, *sizes), _ffi.lse_dtype(query.dtype))
     if given.bias is not None:
         bias = given.bias.astype(bias.dtype).reshape(1, heads, *sizes)
     geometry = _ffi.Geometry.of(window, given.spatial, given.scale)
-    call = _slots.Call(geometry, heads // key.shape[4], masked=True)
+    call = _slots.Call(geometry, heads // key.shape[-2], masked=True)
     operands = vary_alike((query, key, _tokens(given.additional_keys, key), bias))
-    scores: Any = _slots.products(call, *operands)
-    return scores.reshape(*given.batch, *given.spatial, heads, scores.shape[-1])
+    return _as_given(window, _slots.products(call, *operands), len(given.batch))
 
 
 def _av_by_kernels(
     weights: jax.Array, value: jax.Array, window: Window, additional_values: jax.Array | None
 ) -> jax.Array:
     # The kernels take one type.
-    kind = jnp.promote_types(weights.dtype, value.dtype)
+    kind = jnp.result_type(weights, value)
     slots = _canonical(window, weights.astype(kind))
     rows = _canonical(window, value.astype(kind))
     more = _tokens(additional_values, rows).astype(kind)
     spatial = value.shape[-window.rank - 2 : -2]
     geometry = _ffi.Geometry.of(window, spatial, 1.0)
-    call = _slots.Call(geometry, slots.shape[4] // rows.shape[4])
-    out: Any = _slots.sums(call, *vary_alike((slots, rows, more)))
-    return out.astype(value.dtype).reshape(*weights.shape[:-1], value.shape[-1])
+    call = _slots.Call(geometry, slots.shape[-2] // rows.shape[-2])
+    out = _slots.sums(call, *vary_alike((slots, rows, more)))
+    return _as_given(window, out, value.ndim - window.rank - 2).astype(value.dtype)
+
+
+def _qk_in_jax(given: Arguments, precision: jax.lax.Precision | None) -> jax.Array:
+    operands = (given.query, given.key, given.additional_keys, given.bias)
+
+    def scores(query, key, additional_keys, bias):
+        changes = {"query": query, "key": key, "additional_keys": additional_keys, "bias": bias}
+        return _unfused_xla.qk(dataclasses.replace(given, **changes), precision)
+
+    tokens = 0 if given.additional_keys is None else given.additional_keys.shape[-3]
+    shape = (*given.query.shape[:-1], math.prod(given.window.sizes) + tokens)
+    result = _ffi.result_like(given.query, shape, given.query.dtype)
+    return without_explicit_axes(scores, result, operands)
+
+
+def _av_in_jax(
+    weights: jax.Array,
+    value: jax.Array,
+    window: Window,
+    additional_values: jax.Array | None,
+    precision: jax.lax.Precision | None,
+) -> jax.Array:
+    def sums(weights, value, additional_values):
+        return _unfused_xla.av(weights, value, window, additional_values, precision)
+
+    result = _ffi.result_like(weights, (*weights.shape[:-1], value.shape[-1]), value.dtype)
+    return without_explicit_axes(sums, result, (weights, value, additional_values))
 
 
 def _run(
@@ -152,7 +189,7 @@ def na_qk(
     precision = read_precision(precision)
     runners = {
         "naive": lambda: _qk_by_kernels(given),
-        "xla": lambda: _unfused_xla.qk(given, precision),
+        "xla": lambda: _qk_in_jax(given, precision),
     }
     return _run(runners, implementation, given.query.dtype, given.query.shape[-1])
 
@@ -188,7 +225,6 @@ def na_av(
 
     Raises:
       ValueError: naming the argument, the axis, the value given and the legal range.
-      NotImplementedError: the implementation cannot do it; the message says why.
       NotImplementedError: the implementation cannot do it; the message says why.
 
     Source: docs/semantics.md.
@@ -241,6 +277,6 @@ def na_av(
 
     runners = {
         "naive": lambda: _av_by_kernels(weights, value, window, additional_values),
-        "xla": lambda: _unfused_xla.av(weights, value, window, additional_values, precision),
+        "xla": lambda: _av_in_jax(weights, value, window, additional_values, precision),
     }
     return _run(runners, implementation, value.dtype, value_dim)

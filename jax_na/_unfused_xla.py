@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 
 from jax_na._arguments import Arguments
+from jax_na._ffi import lse_dtype
+from jax_na._operation import vary_alike
 from jax_na._window import Window
 
 
@@ -58,7 +60,7 @@ def qk(given: Arguments, precision: jax.lax.Precision | None) -> jax.Array:
     group = heads // kv_heads
     batch = math.prod(given.batch)
     kind = given.query.dtype
-    accumulator = jnp.promote_types(kind, jnp.float32)
+    accumulator = lse_dtype(kind)
     queries = given.query.reshape(batch, *spatial, kv_heads, group, head_dim)
     keys = given.key.reshape(batch, *spatial, kv_heads, head_dim)
 
@@ -117,7 +119,7 @@ def av(
     slots = math.prod(window.sizes)
     tokens = weights.shape[-1] - slots
     batch, group = math.prod(leading), heads // kv_heads
-    accumulator = jnp.result_type(weights, value, jnp.float32)
+    accumulator = max(lse_dtype(weights.dtype), lse_dtype(value.dtype), key=lambda t: t.itemsize)
     weights = weights.reshape(batch, *spatial, kv_heads, group, slots + tokens)
     by_slot = jnp.moveaxis(weights[..., :slots], -1, 0)
     by_slot = by_slot.reshape(*window.sizes, batch, *spatial, kv_heads, group)
@@ -139,7 +141,7 @@ def av(
 
     total = jnp.zeros((batch, *spatial, kv_heads, group, value_dim), accumulator)
     values = value.reshape(batch, *spatial, kv_heads, value_dim)
-    out = walk(0, total, values, by_slot)
+    out = walk(0, *vary_alike([total, values, by_slot]))
     if additional_values is not None:
         out = out + jnp.einsum(
             "b...kgs,bskd->b...kgd",

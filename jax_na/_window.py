@@ -34,7 +34,9 @@ def _flag(name: str, axis: int, value: Any) -> bool:
 
 def _per_axis(name: str, value: Any, rank: int) -> tuple[Any, ...]:
     """Broadcasts a scalar to all axes; a sequence must have one entry per axis."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return (value,) * rank
     if len(value) != rank:
         raise ValueError(
@@ -80,11 +82,9 @@ class Window:
         is_causal: bool | Sequence[bool] = False,
         boundary: Boundary | Sequence[Boundary] = "shift",
     ):
-        sizes = (
-            tuple(kernel_size)
-            if isinstance(kernel_size, (Sequence, np.ndarray))
-            else (kernel_size,)
-        )
+        if isinstance(kernel_size, np.ndarray):
+            kernel_size = kernel_size.tolist()
+        sizes = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,)
         rank = len(sizes)
         if not 1 <= rank <= MAX_RANK:
             raise ValueError(
@@ -183,6 +183,11 @@ class Window:
                     raise ValueError(
                         f"stride[{axis}] should be between 1 and {w} (the whole axis), but got {s}"
                     )
+            if d > length:
+                raise ValueError(
+                    f"dilation[{axis}] should be between 1 and {length} (the length of spatial "
+                    f"axis {axis}), but got {d}"
+                )
             if w * d > length:
                 raise ValueError(
                     f"kernel_size[{axis}] should be between 1 and {length // d} (length "

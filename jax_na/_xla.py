@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jax_na._ffi import lse_dtype
 from jax_na._labelled import Labelled, by_phase, cut, cut_some, labels_of, pad_end
 from jax_na._tiles import ACCELERATOR, CPU, SLABS, AxisTiles, Cost, choose_tiles, chunk_sizes
 from jax_na._window import Window
@@ -86,11 +87,13 @@ def attention(
     rank = window.rank
     axes = range(rank)
     group = heads // kv_heads
-    accumulator = jnp.promote_types(query.dtype, jnp.float32)
+    accumulator = lse_dtype(query.dtype)
     cost = CPU if jax.default_backend() == "cpu" else ACCELERATOR
     tiles = choose_tiles(window, spatial, group, head_dim + value_dim, accumulator.itemsize, cost)
+    # A batch that is not known yet, as in an exported function, is not cut.
+    entries = batch if isinstance(batch, int) else 1
     levels = _levels(
-        tiles, batch, kv_heads, group, head_dim + value_dim, accumulator.itemsize, cost
+        tiles, entries, kv_heads, group, head_dim + value_dim, accumulator.itemsize, cost
     )
     blocks = {level.label: level.size for level in levels}
     tiles = tuple(t.with_blocks(blocks[f"block {a}"]) for a, t in enumerate(tiles))

@@ -82,7 +82,7 @@ class NeighborhoodAttention(nn.Module):
           deterministic: disables dropout; here or as an attribute, when out_dropout_rate > 0.
         """
         window = Window(self.kernel_size, self.stride, self.dilation, self.is_causal, self.boundary)
-        check_input(x, window.rank, x.shape[-1])
+        check_input(x, window.rank)
         qkv_features = x.shape[-1] if self.qkv_features is None else self.qkv_features
         head_dim, kv_heads = head_sizes(qkv_features, self.num_heads, self.num_kv_heads)
         neighborhood = Neighborhood.build(

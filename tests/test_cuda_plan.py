@@ -141,6 +141,18 @@ def test_what_is_no_plan(arguments, message):
         jax_na.CudaPlan(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kv_heads": 5}, "kv_heads should divide the 24 of heads, but got 5"),
+        ({"dtype": jnp.int8}, "dtype should be float32, bfloat16 or float16, but got .*int8"),
+    ],
+)
+def test_what_has_no_plans(options, message):
+    with pytest.raises(ValueError, match=message):
+        jax_na.cuda_plans(FLUX, (256, 256), **{"heads": 24, "head_dim": 128} | options)
+
+
 def test_a_plan_is_an_attribute():
     shape = query(64, 64)
     plan = jax_na.CudaPlan("hopper", (8, 8), (1, 2), (8, 16))

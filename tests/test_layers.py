@@ -344,7 +344,10 @@ def test_clamped_layer_uses_the_offsets_that_remain():
         ),
         ({"kernel_size": (3, 3, 3), "rope": True}, "multiple of 6, but got 4; rope_dims"),
         ({"rope": True, "rope_dims": (4,)}, "rope_dims should have 2 entries"),
-        ({"rope": True, "rope_dims": (1, 2)}, r"rope_dims\[0\] should be even .* got 1"),
+        ({"rope": True, "rope_dims": (1, 2)}, r"rope_dims\[0\] should be an even .* got 1"),
+        ({"rope": True, "rope_dims": (2.0, 2)}, r"rope_dims\[0\] should be an even .* got 2.0"),
+        ({"implementation": "best"}, "implementation should be None or from .* got 'best'"),
+        ({"scale": float("nan")}, "scale should be finite, but got nan"),
         ({"rope": True, "rope_dims": (4, 2)}, "rope_dims should sum to between 2 and .* 4"),
         ({"rope": True, "rope_dims": (0, 0)}, "rope_dims should sum"),
         ({"rope": True, "rope_base": (1.0,)}, "rope_base should be one value or 2"),
@@ -372,6 +375,11 @@ def test_refused_inputs():
         layer(jnp.ones((2, 6, 8, 8)))
     with pytest.raises(ValueError, match="at least 3 axes"):
         layer(jnp.ones((7, 16)))
+    with pytest.raises(ValueError, match="at least 3 axes"):
+        jax_na.linen.NeighborhoodAttention(4, (3, 3)).init(jax.random.key(0), jnp.ones(()))
+    clamped, _ = make("plain", clamp_window=True)
+    with pytest.raises(ValueError, match="spatial axis 1 should have a length of at least 1"):
+        clamped(jnp.ones((2, 6, 0, 16)))
 
 
 def test_sharding_metadata():

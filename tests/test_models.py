@@ -89,6 +89,12 @@ def test_dinat_is_nat_with_dilations(size):
     assert dinat == dataclasses.replace(nat, dilations=dinat.dilations, layer_scale=scale)
 
 
+def test_lists_are_tuples():
+    config = models.NATConfig([1], [2], 8, kernel_size=3, dilations=[[1]])
+    assert config == models.NATConfig((1,), (2,), 8, kernel_size=3, dilations=((1,),))
+    hash(config)
+
+
 def test_presets_can_be_changed():
     config = models.dinat_tiny(num_classes=10, depths=(1, 1), num_heads=(2, 4))
     assert config.dilations == ((1,), (1,))

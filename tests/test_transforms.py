@@ -64,6 +64,19 @@ def test_vmap_of_any_axis_and_nested(kernels):
     close(out[2, 1], attend(2 * Q, 3 * K, V))
 
 
+def test_vmap_over_nothing(kernels):
+    out = jax.vmap(lambda q: attention(kernels)(q, K, V))(jnp.zeros((0, *Q.shape)))
+    assert out.shape == (0, *Q.shape)
+
+
+def test_without_jit(kernels):
+    loss, operands = loss_of(kernels), (Q, K, V, BIAS)
+    expected = jax.value_and_grad(loss, 3)(*operands)
+    with jax.disable_jit():
+        close(jax.value_and_grad(loss, 3)(*operands), expected)
+        assert jax_na.na2d(Q, K, V, 3).shape == Q.shape
+
+
 def test_vmap_of_bias(kernels):
     gradient = jax.grad(lambda b, q: loss_of(kernels)(q, K, V, b))
     biases, queries = jnp.stack([BIAS, -BIAS]), jnp.stack([Q, 2 * Q])
@@ -143,6 +156,33 @@ def test_sharded_batch_and_heads_need_no_collective(kernels, kind):
             assert jax.tree.leaves(result)[0].sharding.spec == SPEC
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("mapped", [False, True], ids=["given", "mapped"])
+def test_any_batch_axis_may_be_sharded(kernels, mapped, kind):
+    """The second of two, or the only one with a mapped axis in front of it."""
+    attend = attention(kernels)
+    one = jax.vmap(attend, (0, 0, 0)) if mapped else attend
+    gradient = jax.grad(lambda *x: jnp.sum(one(*x) ** 2), (0, 1, 2))
+    operands = [jnp.stack([x, 2 * x, -x]) for x in (Q, K, V)]
+    expected = one(*operands), gradient(*operands)
+    where, spec = mesh(kind), P(None, *SPEC)
+    with jax.set_mesh(where):
+        operands = [jax.device_put(x, NamedSharding(where, spec)) for x in operands]
+        for function, value in zip((one, gradient), expected, strict=True):
+            compiled = jax.jit(lambda *x, f=function: f(*x)).lower(*operands).compile()
+            assert not COLLECTIVE.search(compiled.as_text())
+            result = compiled(*operands)
+            close(result, value)
+            assert jax.tree.leaves(result)[0].sharding.spec == spec
+
+
+def test_batch_axes_share_a_bias(kernels):
+    loss = loss_of(kernels)
+    operands = [jnp.stack([x, 2 * x]) for x in (Q, K, V)]
+    each = [jax.grad(loss, 3)(*(x[i] for x in operands), BIAS) for i in range(2)]
+    close(jax.grad(loss, 3)(*operands, BIAS), each[0] + each[1])
+
+
 def test_sharded_bias_gradient(kernels):
     loss = loss_of(kernels)
     expected = jax.grad(loss, 3)(Q, K, V, BIAS)
@@ -206,6 +246,33 @@ def test_shard_map(kernels, kind):
         )
         step = jax.jit(jax.grad(lambda *x: jnp.sum(sharded(*x) ** 2), (0, 3)))
         close(step(*operands), expected)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_shard_map_over_some_axes(kernels, kind):
+    """The others, automatic or explicit, are not JAX's to partition there."""
+    attend, loss = attention(kernels), loss_of(kernels)
+    expected = jax.value_and_grad(loss, (0, 3))(Q, K, V, BIAS)
+    where = mesh(kind)
+    with jax.set_mesh(where):
+        operands = [jax.device_put(x, NamedSharding(where, SPEC)) for x in (Q, K, V)]
+        bias = jax.device_put(BIAS, NamedSharding(where, P()))
+        sharded = jax.shard_map(
+            lambda q, k, v, b: attend(q, k, v, relative_position_bias=b),
+            in_specs=(P("data"), P("data"), P("data"), P()),
+            out_specs=P("data"),
+            axis_names={"data"},
+        )
+        step = jax.jit(jax.value_and_grad(lambda *x: jnp.sum(sharded(*x) ** 2), (0, 3)))
+        close(step(*operands, bias), expected)
+
+
+def test_export_with_any_batch(kernels):
+    (batch,) = export.symbolic_shape("b")
+    shape = jax.ShapeDtypeStruct((batch, *Q.shape[1:]), Q.dtype)
+    for attend in (attention(kernels), lambda *x: jax_na.na2d(*x, 3)):
+        exported = export.export(jax.jit(attend), disabled_checks=jax_na.export_safety_checks)
+        close(exported(shape, shape, shape).call(Q, K, V), attend(Q, K, V))
 
 
 def test_export(kernels):

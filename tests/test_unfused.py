@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 from problems import SMALL, Problem, make_inputs, problems
 
@@ -165,6 +167,29 @@ def test_derivatives(problem):
 
     with jax.enable_x64(True):
         check_grads(given_only, given, order=1, modes=("fwd", "rev"))
+
+
+@pytest.mark.parametrize("how", [AxisType.Auto, AxisType.Explicit, "shard_map"])
+def test_sharded_batch(how):
+    by_map = how == "shard_map"
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto if by_map else how,))
+    problem = Problem("sharded", (5, 6), (3, 3), heads=2, kv_heads=1, batch=(2,))
+    given = make_inputs(problem)
+    operands = (given.query, given.key, given.value)
+
+    def out(query, key, value):
+        scores = jax_na.na_qk(query, key, (3, 3), implementation="xla")
+        return jax_na.na_av(jax.nn.softmax(scores), value, (3, 3), implementation="xla")
+
+    split = P("data")
+    sharded = jax.shard_map(out, mesh=mesh, in_specs=split, out_specs=split) if by_map else out
+    loss = [lambda *x, f=f: jnp.sum(f(*x) ** 2) for f in (out, sharded)]
+    expected = jax.value_and_grad(loss[0], (0, 1, 2))(*operands)
+    with jax.set_mesh(mesh):
+        operands = [jax.device_put(x, NamedSharding(mesh, split)) for x in operands]
+        got = jax.jit(jax.value_and_grad(loss[1], (0, 1, 2)))(*operands)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_second_derivative():

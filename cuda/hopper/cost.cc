@@ -51,7 +51,7 @@ HopperPrices hopper_prices(const HopperLimits& limits) {
       if (limits.resident == 2) return {1830, pairs * 0.04, 1900, 15000};
       if (limits.head_dim > 128)
         return {15.7 * limits.head_dim + 1170, pairs * 0.15, 20.0 * limits.head_dim + 1500, 20000};
-      if (limits.head_dim > 64) return {gradients(5, 0.22, 1000), pairs * 0.01, 5000, 20000};
+      if (limits.head_dim > 64) return {gradients(5, 0.22, 1000), pairs * 0.01, 9000, 20000};
       return {gradients(5, 0.22, 700), pairs * 0.01, 6500, 20000};
     case HopperPass::kKeyGradient:
       if (limits.resident == 2) return {1230, pairs * 0.061, 1850, 15000};

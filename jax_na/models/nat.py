@@ -66,6 +66,10 @@ class NATConfig:
     clamp_window: bool = False
 
     def __post_init__(self):
+        for name in ("depths", "num_heads", "tokenizer_strides"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.dilations is not None:
+            object.__setattr__(self, "dilations", tuple(map(tuple, self.dilations)))
         if not self.depths or len(self.num_heads) != len(self.depths):
             raise ValueError(
                 "num_heads should have one entry per stage, as many as depths, but got "
