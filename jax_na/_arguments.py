@@ -97,9 +97,12 @@ def read_scale(scale: float | None, head_dim: int) -> float:
 
 
 def _default_precision() -> jax.lax.Precision | None:
-    name = jax.config.jax_default_matmul_precision
+    config: Any = jax.config
+    name = config.jax_default_matmul_precision
+    if name is None:
+        return None
     try:
-        return None if name is None else jax.lax.Precision(name)
+        return jax.lax.Precision(name)
     except ValueError:  # an algorithm of products
         exact = "F32_F32_F32" in name.replace("TF32", "") or name[-2:] in ("X3", "X6", "X9")
         return jax.lax.Precision.HIGHEST if exact else None

@@ -104,11 +104,15 @@ def _pure(a: Arguments, precision: jax.lax.Precision | None) -> tuple[jax.Array,
     axes = len(a.batch)
 
     def attend(query, key, value, additional_keys, additional_values, bias):
-        def merged(x: jax.Array | None) -> jax.Array | None:
-            return None if x is None else x if axes == 1 else flat(x, axes)
+        def merged(x: Any) -> Any:
+            return x if x is None or axes == 1 else flat(x, axes)
 
         out, lse = _xla.attention(
-            *map(merged, (query, key, value, additional_keys, additional_values)),
+            merged(query),
+            merged(key),
+            merged(value),
+            merged(additional_keys),
+            merged(additional_values),
             bias,
             window=a.window,
             scale=a.scale,

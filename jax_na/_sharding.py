@@ -227,7 +227,8 @@ def partitioned(
     )
 
     def call(*operands: jax.Array) -> tuple[jax.Array, ...]:
-        if jax.config.jax_disable_jit:  # nothing is partitioned then, and JAX cannot trace a rule
+        config: Any = jax.config
+        if config.jax_disable_jit:  # nothing is partitioned then, and JAX cannot trace a rule
             return on_one_batch(*operands)
         return _on_all_axes(wrapped, results, operands)
 

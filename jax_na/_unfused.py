@@ -49,7 +49,7 @@ def _tokens(x: jax.Array | None, like: jax.Array) -> jax.Array:
     return x if x.ndim == len(batch) + 3 else x[None]
 
 
-def _as_given(window: Window, x: jax.Array, axes: int) -> jax.Array:
+def _as_given(window: Window, x: Any, axes: int) -> jax.Array:
     """The inverse of :func:`_canonical`, for `axes` batch axes."""
     x = x if axes else x[0]
     return jnp.squeeze(x, tuple(range(axes, axes + 3 - window.rank)))
