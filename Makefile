@@ -17,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 CXX_DIRECTORIES := $(wildcard core ffi cpu cuda bindings)
 CXX_FILES := $(shell find $(CXX_DIRECTORIES) -name '*.h' -o -name '*.cc' -o -name '*.cu')
 CMAKE_FILES := CMakeLists.txt $(wildcard cuda/*.cmake)
-PYTHON_DIRECTORIES := $(wildcard jax_na tests examples benchmarks bazel .ci)
+PYTHON_DIRECTORIES := $(wildcard jax_na tests examples benchmarks bazel docs .ci)
 
 .PHONY: help train denoise test bench lint format wheel clean
 .DELETE_ON_ERROR:

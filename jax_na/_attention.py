@@ -216,24 +216,26 @@ def neighborhood_attention(
         the axis.
       is_causal: hide the keys after the query, per axis.
       scale: factor of the scores, a number known when tracing; ``D ** -0.5`` if None.
-      additional_keys: [..., S, K, D], tokens visible to every query, in one softmax with the
-        window.
-      additional_values: [..., S, K, Dv].
+      additional_keys: [..., S, K, D] of the query's type, tokens visible to every query, in one
+        softmax with the window.
+      additional_values: [..., S, K, Dv] of the query's type.
       boundary: "shift" (the window moves inside), "clip" (it is cut) or "wrap" (the axis is
         periodic), per axis.
       relative_position_bias: [N, 2 * kernel_size - 1 per axis], added to the scores at index key -
-        query + kernel_size - 1, in steps of the dilation.
+        query + kernel_size - 1, in steps of the dilation; of any of the four types, and so is its
+        gradient.
       implementation: "fused" (compiled kernels), "gemm" (CUDA kernels that keep scores and weights
         in memory), "naive" (CUDA kernels for what the fused ones do not do there, and to compare
         them with), "xla" (pure JAX: any platform, any derivative), a sequence of names to try in
         order, or None for the best one of the platform that is compiled for; see
         :func:`implementations`.
-      precision: of the matrix products, as in ``jax.numpy.einsum``. Float32 on CUDA is multiplied
-        in TF32 by default, and to float32's accuracy with anything above "default". The CPU kernels
-        always compute in full float32 (float64 for float64).
+      precision: of the matrix products, a ``jax.lax.Precision`` or its name; that of
+        ``jax.default_matmul_precision`` if None. Float32 on CUDA is multiplied in TF32 by default,
+        and to float32's accuracy with anything above "default". The CPU kernels always compute in
+        full float32 (float64 for float64).
       plan: how the fused kernels cut the forward pass on CUDA devices, from :func:`cuda_plans` or
         :func:`tune`; None for what is predicted to be the fastest. Other platforms and the backward
-        pass plan for themselves.
+        pass plan for themselves; a jax_na built without the CUDA kernels refuses any plan.
       deterministic: insists on gradients that have the same bits in every run of a program, on the
         CPU with any number of threads. The compiled kernels have them by default, but for the
         faster backward kernel for Hopper GPUs; on CUDA "xla" raises, since XLA orders its sums

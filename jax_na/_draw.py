@@ -61,7 +61,7 @@ def draw_tiles(tile_map: np.ndarray) -> str:
 
 
 def plot_tiles(tile_map: np.ndarray, ax: Any) -> Any:
-    """`Plan.plot`: a colour per tile, repeating; neighbours differ."""
+    """`Plan.plot`: a colour per tile, of 20 that repeat."""
     ax = _axes(ax)
     ax.imshow(_flat(tile_map % 20, "a tile map"), cmap="tab20", vmin=0, vmax=19)
     ax.set(title=f"{int(tile_map.max()) + 1} tiles", xticks=[], yticks=[])

@@ -383,7 +383,8 @@ def neighborhood_attention_fn(
         )
 
     Args:
-      kernel_size, stride, dilation, is_causal, boundary: the window, see :class:`jax_na.Window`.
+      kernel_size, stride, dilation, is_causal, boundary: the window, see :class:`jax_na.Window`;
+        a kernel_size without axes means one, so that images need (7, 7).
       scale: factor of the scores, head_dim ** -0.5 by default.
       rope, rope_dims, rope_base: axial rotary positions, see the layer NeighborhoodAttention.
       implementation: see :func:`jax_na.neighborhood_attention`.

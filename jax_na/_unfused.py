@@ -165,8 +165,9 @@ def na_qk(
       implementation: "naive" (CUDA kernels), "xla" (plain JAX), a sequence of names to try in
         order, or None: "naive" where JAX's default platform is CUDA and D is 256 at most, else
         "xla".
-      precision: of the products with `additional_keys` in "xla", as in ``jax.numpy.einsum``; all
-        other products are no matrix products and always exact in the accumulator.
+      precision: of the products with `additional_keys` in "xla", as for
+        :func:`jax_na.neighborhood_attention`; all other products are no matrix products and always
+        exact in the accumulator.
 
     Returns:
       Scores [..., *spatial, N, prod(w) + S] in the type of `query`, accumulated in float32 at

@@ -43,8 +43,8 @@ class NeighborhoodAttention(nnx.Module):
     Args:
       num_heads: number of query heads.
       in_features: number of input channels.
-      kernel_size: keys per query on each axis; its length is the number of spatial axes. None
-        stands for the whole axis.
+      kernel_size: keys per query on each axis; its length is the number of spatial axes, and an
+        integer means one: (7, 7) for images, not 7. None stands for the whole axis.
       stride, dilation, is_causal, boundary: the rest of the window, one value or one per axis;
         see :class:`jax_na.Window`.
       qkv_features: channels of all query heads together, `in_features` by default.
