@@ -159,7 +159,7 @@ def tune(
         says what a few dispatches more take.
 
     Returns:
-      The fastest plan, `plan`, with what was measured of all; see :class:`Tuning`.
+      The fastest plan, as `best`, and what was measured of all.
 
     Raises:
       ValueError: a wrong argument.
