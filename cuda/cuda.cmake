@@ -23,7 +23,8 @@ set(CMAKE_CUDA_EXTENSIONS OFF)
 find_package(CUDAToolkit REQUIRED)
 
 # Machine code for Ampere and Ada (8.x) and for Hopper (9.0), and PTX for what comes after. All are
-# made from one PTX: from one of its own Hopper's comes out the same, but takes a third longer.
+# made from one PTX: what Hopper gets from one of its own is the same but for some registers, and
+# takes a third longer.
 set(architectures "SHELL:-gencode arch=compute_80,code=[sm_80,sm_90,compute_80]")
 
 # One object library for each pass and element type: the instances of one file, from the table in

@@ -96,31 +96,27 @@ def read_scale(scale: float | None, head_dim: int) -> float:
     return number
 
 
-def _default_precision() -> jax.lax.Precision | None:
-    config: Any = jax.config
-    name = config.jax_default_matmul_precision
-    if name is None:
-        return None
-    try:
-        return jax.lax.Precision(name)
-    except ValueError:  # an algorithm of products
-        exact = "F32_F32_F32" in name.replace("TF32", "") or name[-2:] in ("X3", "X6", "X9")
-        return jax.lax.Precision.HIGHEST if exact else None
-
-
 def read_precision(precision: Any) -> jax.lax.Precision | None:
-    """A jax.lax.Precision by value or name; for None that of jax.default_matmul_precision, if it
-    has one.
-    """
-    if precision is None:
-        return _default_precision()
+    """None, or a jax.lax.Precision by value or name."""
     try:
-        return jax.lax.Precision(precision)
+        return None if precision is None else jax.lax.Precision(precision)
     except ValueError:
         names = ", ".join(repr(p.name.lower()) for p in jax.lax.Precision)
         raise ValueError(
             f"precision should be None or one of {names}, but got {precision!r}"
         ) from None
+
+
+def keeps_float32(precision: jax.lax.Precision | None) -> bool:
+    """Whether the CUDA kernels are to multiply float32 to its accuracy, not in TF32. None stands
+    for ``jax.default_matmul_precision``, read as XLA does on GPUs: "high" is TF32 there.
+    """
+    if precision is not None:
+        return precision != jax.lax.Precision.DEFAULT
+    config: Any = jax.config
+    name = config.jax_default_matmul_precision or ""
+    algorithms = ("F32_F32_F32", "F64_F64_F64")  # and sums of products of parts
+    return name in ("highest", "float32", *algorithms) or name[-3:] in ("_X3", "_X6", "_X9")
 
 
 def read_flag(name: str, value: Any) -> bool:

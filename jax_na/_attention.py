@@ -13,7 +13,14 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_na import _core, _ffi, _xla
-from jax_na._arguments import Arguments, read_arguments, read_flag, read_precision, window_of
+from jax_na._arguments import (
+    Arguments,
+    keeps_float32,
+    read_arguments,
+    read_flag,
+    read_precision,
+    window_of,
+)
 from jax_na._batching import batch_axes, bias_kind, flat
 from jax_na._cuda_plan import CudaPlan, check_plan
 from jax_na._implementations import candidates, kernels, require, require_order
@@ -159,7 +166,10 @@ def _run(
     plan: CudaPlan | None,
     deterministic: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    options = _ffi.Options(read_precision(precision), read_flag("deterministic", deterministic))
+    precision = read_precision(precision)
+    options = _ffi.Options(
+        precision, keeps_float32(precision), read_flag("deterministic", deterministic)
+    )
     if plan is not None:
         options = dataclasses.replace(options, plan=_plan_numbers(a, implementation, plan))
     refusals = []
@@ -229,10 +239,10 @@ def neighborhood_attention(
         them with), "xla" (pure JAX: any platform, any derivative), a sequence of names to try in
         order, or None for the best one of the platform that is compiled for; see
         :func:`implementations`.
-      precision: of the matrix products, a ``jax.lax.Precision`` or its name; that of
-        ``jax.default_matmul_precision`` if None. Float32 on CUDA is multiplied in TF32 by default,
-        and to float32's accuracy with anything above "default". The CPU kernels always compute in
-        full float32 (float64 for float64).
+      precision: of the matrix products, a ``jax.lax.Precision`` or its name; None for what
+        ``jax.default_matmul_precision`` says. Float32 on CUDA is multiplied in TF32 by default, and
+        to float32's accuracy with anything above "default". The CPU kernels always compute in full
+        float32 (float64 for float64).
       plan: how the fused kernels cut the forward pass on CUDA devices, from :func:`cuda_plans` or
         :func:`tune`; None for what is predicted to be the fastest. Other platforms and the backward
         pass plan for themselves; a jax_na built without the CUDA kernels refuses any plan.

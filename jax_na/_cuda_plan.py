@@ -8,11 +8,10 @@ import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 
 from jax_na import _core, _ffi
-from jax_na._arguments import read_precision
+from jax_na._arguments import keeps_float32, read_precision
 from jax_na._window import Window
 
 #: Multiprocessors of an H100 SXM.
@@ -225,17 +224,17 @@ def cuda_plans(
         int(bias),
     )
     found, refusal, hopper_refusal = _core.cuda_forward_plans(
-        problem, jnp.dtype(dtype).name, _highest(precision), multiprocessors or 0, most
+        problem,
+        jnp.dtype(dtype).name,
+        keeps_float32(read_precision(precision)),
+        multiprocessors or 0,
+        most,
     )
     refusals = (("warps", refusal), ("hopper", hopper_refusal))
     return CudaPlans(
         tuple(_of(plan, resolved.rank) for plan in found),
         tuple((kernel, why) for kernel, why in refusals if why),
     )
-
-
-def _highest(precision: Any) -> bool:
-    return read_precision(precision) not in (None, jax.lax.Precision.DEFAULT)
 
 
 def check_plan(plan: Any, window: Window, problem: _core.Problem, dtype: Any) -> CudaPlan:

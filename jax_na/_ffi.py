@@ -186,7 +186,8 @@ def backward_results(query, key, value, additional_keys, additional_values, bias
 class Options:
     """What a caller leaves to the kernels, or insists on."""
 
-    precision: jax.lax.Precision | None = None
+    precision: jax.lax.Precision | None = None  # of pure JAX
+    exact: bool = False  # whether the CUDA kernels multiply float32 to its accuracy
     # Whether gradients have to have the same bits in every run. All else has them in any case.
     deterministic: bool = False
     # The numbers of the plan of the fused forward pass on CUDA, or a single one for the best.
@@ -199,8 +200,7 @@ class Options:
         if platform == "cpu":  # exact and deterministic
             return {}
         # Products of 16-bit numbers are exact in any case.
-        highest = dtype == jnp.float32 and self.precision not in (None, jax.lax.Precision.DEFAULT)
-        found: dict[str, Any] = {"precision": np.int64(highest)}
+        found: dict[str, Any] = {"precision": np.int64(dtype == jnp.float32 and self.exact)}
         if kind == "forward" and implementation == "fused":
             found["plan"] = np.array(self.plan, np.int64)
         if kind == "backward":
@@ -270,6 +270,12 @@ def workspace_size(
     """Bytes of scratch space that a call needs; None where it has no such result."""
     if platform == "cpu" or (kind == "forward" and implementation != "gemm"):
         return None
+    if not isinstance(query.shape[0], int):
+        raise NotImplementedError(
+            "jax_na: what the CUDA kernels need scratch space for (gradients, and 'gemm') takes a "
+            f"batch that is known when it is compiled, but got {query.shape[0]}; "
+            "implementation='xla' takes any"
+        )
     problem = geometry.problem(
         query.shape[0],
         query.shape[-2],

@@ -65,8 +65,9 @@ def _xla_forward(call: Call, query, key, value, additional_keys, additional_valu
         return attend(query, key, value, more[0], more[1], bias)
 
     entries = (query, key, value, additional_keys, additional_values)
-    if bias.shape[0] <= 1:
-        return whole_batch(bias[0] if bias.shape[0] else None, *entries)
+    kind = bias_kind(bias, 1)
+    if kind != "each":
+        return whole_batch(None if kind == "none" else bias[0], *entries)
     one = [x[:, None] for x in entries]  # a batch of one for each bias
     out, lse = jax.vmap(whole_batch)(bias, *one)
     return out[:, 0], lse[:, 0]

@@ -84,12 +84,12 @@ def test_precision_is_an_attribute():
 
     assert precision(None) == precision("default") == ["0"]
     assert precision("highest") == ["1"]
-    for name, highest in {"highest": "1", "default": "0", "TF32_TF32_F32": "0"}.items():
+    exact = ("highest", "float32", "F32_F32_F32", "F64_F64_F64", "BF16_BF16_F32_X9")
+    fast = ("default", "high", "tensorfloat32", "TF32_TF32_F32", "BF16_BF16_F32")
+    for name in exact + fast:
         with jax.default_matmul_precision(name):
-            assert precision(None) == [highest]
+            assert precision(None) == [str(int(name in exact))]
             assert precision("default") == ["0"]
-    with jax.default_matmul_precision("BF16_BF16_F32_X9"):
-        assert precision(None) == ["1"]
     # Products of 16-bit numbers are exact anyway, and there are no other kernels for them.
     assert precision("highest", "bfloat16") == precision("highest", "float16") == ["0"]
 

@@ -176,6 +176,23 @@ def test_any_batch_axis_may_be_sharded(kernels, mapped, kind):
             assert jax.tree.leaves(result)[0].sharding.spec == spec
 
 
+@pytest.mark.parametrize("mapped", [(1, 2), (3,), (0,)], ids=["keys", "bias", "queries"])
+def test_any_operand_may_have_the_mapped_axis(kernels, mapped):
+    """Sharded over an explicit axis of the mesh, which all others then are."""
+    loss, where = loss_of(kernels), mesh(AxisType.Explicit)
+    operands = [jnp.stack([x, -x]) if i in mapped else x for i, x in enumerate((Q, K, V, BIAS))]
+    axes = tuple(0 if i in mapped else None for i in range(4))
+    gradient = jax.grad(lambda *x: jnp.sum(jax.vmap(loss, axes)(*x)), (0, 1, 2, 3))
+    expected = gradient(*operands)
+    with jax.set_mesh(where):
+        specs = [P("data") if i in mapped else P() for i in range(4)]
+        operands = [
+            jax.device_put(x, NamedSharding(where, spec))
+            for x, spec in zip(operands, specs, strict=True)
+        ]
+        close(jax.jit(gradient)(*operands), expected)
+
+
 def test_batch_axes_share_a_bias(kernels):
     loss = loss_of(kernels)
     operands = [jnp.stack([x, 2 * x]) for x in (Q, K, V)]
@@ -273,6 +290,18 @@ def test_export_with_any_batch(kernels):
     for attend in (attention(kernels), lambda *x: jax_na.na2d(*x, 3)):
         exported = export.export(jax.jit(attend), disabled_checks=jax_na.export_safety_checks)
         close(exported(shape, shape, shape).call(Q, K, V), attend(Q, K, V))
+
+    def with_biases(query, biases):
+        return jax.vmap(
+            lambda q, b: jax_na.na2d(q, q, q, 3, relative_position_bias=b, precision="highest")
+        )(query, biases)
+
+    biases = jnp.stack([BIAS * i for i in range(len(Q))])
+    shapes = shape, jax.ShapeDtypeStruct((batch, *BIAS.shape), BIAS.dtype)
+    exported = export.export(jax.jit(with_biases), disabled_checks=jax_na.export_safety_checks)(
+        *shapes
+    )
+    close(exported.call(Q, biases), with_biases(Q, biases))
 
 
 def test_export(kernels):
