@@ -172,6 +172,8 @@ def backward_results(query, key, value, additional_keys, additional_values, bias
     axes = batch_axes(query)
     if bias_kind(bias, axes) == "shared":
         each = jax.typeof(bias)
+        # Summed over the batch it has to have the type of the bias, so no axis of the mesh is named
+        # that the bias does not have.
         spec = (*(None,) * axes, *tuple(each.sharding.spec)[1:])
         dbias = each.update(
             shape=(*query.shape[:axes], *bias.shape[1:]),
