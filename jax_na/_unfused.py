@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -94,20 +95,6 @@ def _qk_in_jax(given: Arguments, precision: jax.lax.Precision | None) -> jax.Arr
     shape = (*given.query.shape[:-1], math.prod(given.window.sizes) + tokens)
     result = _ffi.result_like(given.query, shape, given.query.dtype)
     return without_explicit_axes(scores, result, operands)
-
-
-def _av_in_jax(
-    weights: jax.Array,
-    value: jax.Array,
-    window: Window,
-    additional_values: jax.Array | None,
-    precision: jax.lax.Precision | None,
-) -> jax.Array:
-    def sums(weights, value, additional_values):
-        return _unfused_xla.av(weights, value, window, additional_values, precision)
-
-    result = _ffi.result_like(weights, (*weights.shape[:-1], value.shape[-1]), value.dtype)
-    return without_explicit_axes(sums, result, (weights, value, additional_values))
 
 
 def _run(
@@ -276,8 +263,10 @@ def na_av(
         "batch, spatial, heads, slots of the window and additional keys",
     )
 
+    in_jax = functools.partial(_unfused_xla.av, window=window, precision=precision)
+    result = _ffi.result_like(weights, (*weights.shape[:-1], value_dim), value.dtype)
     runners = {
         "naive": lambda: _av_by_kernels(weights, value, window, additional_values),
-        "xla": lambda: _av_in_jax(weights, value, window, additional_values, precision),
+        "xla": lambda: without_explicit_axes(in_jax, result, (weights, value, additional_values)),
     }
     return _run(runners, implementation, value.dtype, value_dim)

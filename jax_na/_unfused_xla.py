@@ -107,8 +107,9 @@ def qk(given: Arguments, precision: jax.lax.Precision | None) -> jax.Array:
 def av(
     weights: jax.Array,
     value: jax.Array,
-    window: Window,
     additional_values: jax.Array | None,
+    *,
+    window: Window,
     precision: jax.lax.Precision | None,
 ) -> jax.Array:
     """out [..., *spatial, N, Dv] of checked arguments, as of :func:`jax_na.na_av`."""
