@@ -23,8 +23,8 @@ set(CMAKE_CUDA_EXTENSIONS OFF)
 find_package(CUDAToolkit REQUIRED)
 
 # Machine code for Ampere and Ada (8.x) and for Hopper (9.0), and PTX for what comes after. All are
-# made from one PTX: what Hopper gets from one of its own is the same but for some registers, and
-# takes a third longer.
+# made from one PTX: what Hopper gets from one of its own is the same but for some registers, in
+# the three files that were compared, which took 35 to 43 % longer to compile.
 set(architectures "SHELL:-gencode arch=compute_80,code=[sm_80,sm_90,compute_80]")
 
 # One object library for each pass and element type: the instances of one file, from the table in
